@@ -1,0 +1,1 @@
+"""medvlm_dpo: preference-optimisation experiments on medical vision-language models."""
