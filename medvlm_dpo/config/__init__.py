@@ -1,0 +1,1 @@
+"""Configuration: the root schema, the check of names and types, building objects from plain nodes, identities."""
