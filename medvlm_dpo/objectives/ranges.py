@@ -1,0 +1,26 @@
+"""Range checks of settings. A message names `loss.<key>`; the host puts the true place of a term in front of the key."""
+
+import math
+from collections.abc import Mapping
+
+from medvlm_dpo.errors import InputError
+
+
+def positive(settings: Mapping[str, float]) -> list[str]:
+    """One problem for every setting that is not a finite number above 0 (a NaN is neither)."""
+    return [f"loss.{key} must be > 0, got {value}" for key, value in settings.items() if not 0 < value < math.inf]
+
+
+def not_negative(settings: Mapping[str, float]) -> list[str]:
+    """One problem for every setting that is not a finite number of at least 0."""
+    return [f"loss.{key} must be >= 0, got {value}" for key, value in settings.items() if not 0 <= value < math.inf]
+
+
+def refuse(problems: list[str]) -> None:
+    """Reports all range problems of one function together.
+
+    Raises:
+        InputError: if there is any problem.
+    """
+    if problems:
+        raise InputError(problems)
