@@ -1,0 +1,1 @@
+"""The ledger: what every cell wrote, as files. No torch here."""
