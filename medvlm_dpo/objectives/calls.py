@@ -1,6 +1,7 @@
 """Calling the functions of the contract: serving arguments by name, estimating over the global batch, cutting to a micro-batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -81,7 +82,11 @@ def evaluate(
 
 def cut(statistic: Statistic, positions: Tensor) -> Statistic:
     """A statistic for the rows of one micro-batch: values per example are cut to their global positions, scalars stay."""
-    return _each(statistic, lambda value: value[positions.to(value.device)] if value.ndim else value)
+
+    def rows(value: Tensor) -> Tensor:
+        return value[positions.to(value.device)] if value.ndim else value
+
+    return _each(statistic, rows)
 
 
 def _argument(
@@ -93,11 +98,15 @@ def _argument(
         return serve(name, facts).to(sample)
     source = bound.statistics[name]
     if isinstance(source, Bound):
-        return _each(statistics[name], lambda value: value.detach().to(sample))
+        return _each(statistics[name], partial(_like, sample))
     return torch.tensor(source).to(sample)
 
 
-def _each(statistic: Statistic, change: Any) -> Statistic:
+def _like(sample: Tensor, value: Tensor) -> Tensor:
+    return value.detach().to(sample)
+
+
+def _each(statistic: Statistic, change: Callable[[Tensor], Tensor]) -> Statistic:
     if isinstance(statistic, Tensor):
         return change(statistic)
     named = cast("Any", type(statistic))  # a named tuple: its class is rebuilt from its changed fields

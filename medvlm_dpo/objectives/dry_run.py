@@ -1,6 +1,7 @@
 """Runs a bound objective once on made-up values, so that a setting out of range or a broken body is found before any weight is read."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -60,8 +61,8 @@ def _sentences(error: Exception, name: str, where: str) -> list[str]:
     return [where + text.removeprefix("loss") if text.startswith("loss.") else f"{name} {text}" for text in texts]
 
 
-def _statistic_problems(value: object, name: str, batch_size: int) -> list[str]:
-    parts: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+def _statistic_problems(value: Any, name: str, batch_size: int) -> list[str]:
+    parts = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
     for part in parts:
         if not isinstance(part, Tensor) or tuple(part.shape) not in ((), (batch_size,)):
             found = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__

@@ -43,7 +43,7 @@ def load_function(node: Mapping[str, Any], where: str) -> Callable[..., Any] | s
     try:
         names = vars(importlib.import_module(module_name))
     except ModuleNotFoundError as error:
-        return f"{where}._target_: {target} does not exist (no module named {error.name!r}); see --help for where your own folders go"
+        return f"{where}._target_: {target} does not exist (no module named {error.name!r})"
     except Exception as error:  # a user's module may fail in any way while it is imported
         return f"{where}._target_: {target} cannot be imported ({type(error).__name__}: {error})"
     public = {key: value for key, value in names.items() if callable(value) and not key.startswith("_")}
@@ -52,9 +52,12 @@ def load_function(node: Mapping[str, Any], where: str) -> Callable[..., Any] | s
     return public[name]
 
 
+_TYPES: Mapping[type, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
+
+
 def type_problem(value: object, annotation: object, where: str) -> str | None:
     """What is wrong with the type of a setting's value, if anything. Only plain annotations are checked."""
-    expected = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}.get(cast("type", annotation))
+    expected = _TYPES.get(annotation) if isinstance(annotation, type) else None
     if expected is None:
         return None
     fits = number_of(value) is not None if annotation is float else type(value) is annotation

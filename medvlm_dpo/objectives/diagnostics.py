@@ -1,0 +1,134 @@
+"""Diagnostics that mean the same for every loss, as functions of the objectives' grammar.
+
+They stand here and not in `medvlm_dpo.metrics`, which holds their names, because that module must not import torch. Each returns one value
+per example without gradient. "Change" and "gain" are against the reference; where that is the starting policy, they are against the start.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from medvlm_dpo import metrics
+from medvlm_dpo.objectives.calls import serve
+from medvlm_dpo.objectives.demand import Bound, Demand, answer_of, bind_estimator
+from medvlm_dpo.objectives.totals import Total, masked_total, share_above
+from medvlm_dpo.vocab import PerExample, TensorName
+
+
+def preference_accuracy(detached_policy_chosen_mean_logps: PerExample, detached_policy_rejected_mean_logps: PerExample) -> PerExample:
+    """1 where the policy gives the chosen answer the higher mean log-probability per token, 1/2 at a tie, else 0."""
+    return share_above(detached_policy_chosen_mean_logps, detached_policy_rejected_mean_logps)
+
+
+def preference_gain(
+    detached_policy_chosen_logps: PerExample,
+    detached_policy_rejected_logps: PerExample,
+    reference_chosen_logps: PerExample,
+    reference_rejected_logps: PerExample,
+) -> PerExample:
+    """1 where the chosen answer's log-ratio to the reference is above the rejected one's, 1/2 at a tie, else 0; sums, no beta."""
+    return share_above(detached_policy_chosen_logps - reference_chosen_logps, detached_policy_rejected_logps - reference_rejected_logps)
+
+
+def preference_margin(
+    detached_policy_chosen_logps: PerExample,
+    detached_policy_rejected_logps: PerExample,
+    reference_chosen_logps: PerExample,
+    reference_rejected_logps: PerExample,
+) -> PerExample:
+    """Chosen minus rejected log-ratio to the reference, sums over response tokens, nats, no beta."""
+    return (detached_policy_chosen_logps - reference_chosen_logps) - (detached_policy_rejected_logps - reference_rejected_logps)
+
+
+def chosen_logps_change(detached_policy_chosen_logps: PerExample, reference_chosen_logps: PerExample) -> PerExample:
+    """Log-ratio of the chosen answer to the reference, sum over response tokens, nats."""
+    return detached_policy_chosen_logps - reference_chosen_logps
+
+
+def rejected_logps_change(detached_policy_rejected_logps: PerExample, reference_rejected_logps: PerExample) -> PerExample:
+    """Log-ratio of the rejected answer to the reference, sum over response tokens, nats."""
+    return detached_policy_rejected_logps - reference_rejected_logps
+
+
+def chosen_length(chosen_lengths: PerExample) -> PerExample:
+    """Response tokens of the chosen answer, end-of-sequence included."""
+    return chosen_lengths
+
+
+def rejected_length(rejected_lengths: PerExample) -> PerExample:
+    """Response tokens of the rejected answer, end-of-sequence included."""
+    return rejected_lengths
+
+
+FUNCTIONS: Mapping[str, Callable[..., PerExample]] = {
+    metrics.PREFERENCE_ACCURACY: preference_accuracy,
+    metrics.PREFERENCE_GAIN: preference_gain,
+    metrics.PREFERENCE_MARGIN: preference_margin,
+    metrics.CHOSEN_LOGPS_CHANGE: chosen_logps_change,
+    metrics.REJECTED_LOGPS_CHANGE: rejected_logps_change,
+    metrics.CHOSEN_LENGTH: chosen_length,
+    metrics.REJECTED_LENGTH: rejected_length,
+}
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Some diagnostics and what they ask for.
+
+    Args:
+        functions: by metric name.
+        demand: their tensors and facts, all detached; the host serves it beside the objective's.
+    """
+
+    functions: Mapping[str, Bound]
+    demand: Demand
+
+    def totals(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Tensor]) -> dict[str, Total]:
+        """Sums and counts for one micro-batch by metric name (without split). An example counts where it has the answers spoken of.
+
+        Args:
+            tensors: `demand.tensors` by name, [example]; a `policy_` tensor serves for its detached twin.
+            facts: `demand.facts` by name, [example].
+        """
+        served = {**facts, **tensors}
+        return {
+            name: masked_total(bound.function(*(serve(argument, served) for argument in bound.arguments)), _spoken_of(bound), facts)
+            for name, bound in self.functions.items()
+        }
+
+
+def all_diagnostics() -> Diagnostics:
+    """Every diagnostic: what validation reports for every loss alike."""
+    return _collect({name: bind_estimator(function, {}, where=name)[0] for name, function in FUNCTIONS.items()})
+
+
+def free_diagnostics(demand: Demand) -> Diagnostics:
+    """The diagnostics whose views the demand serves anyway, by the same model: they cost another sum of values that exist.
+
+    Args:
+        demand: the objective's, from which training reports what it can without another forward pass.
+    """
+    columns = {_column(name) for name in demand.tensors}
+    views = {view for _, view in columns}
+    free = {
+        name: bound
+        for name, bound in all_diagnostics().functions.items()
+        if {_column(asked) for asked in bound.demand.tensors} <= columns and {answer_of(fact) for fact in bound.demand.facts} <= views
+    }
+    return _collect(free)
+
+
+def _collect(functions: Mapping[str, Bound]) -> Diagnostics:
+    tensors = frozenset(name for bound in functions.values() for name in bound.demand.tensors)
+    facts = frozenset(name for bound in functions.values() for name in bound.demand.facts)
+    return Diagnostics(functions, Demand(objective_tensors=tensors, objective_facts=facts))
+
+
+def _column(name: TensorName) -> tuple[bool, str]:
+    """Which model scores which view: a detached policy value comes from the same pass as one with gradient."""
+    return name.model == "reference", name.view
+
+
+def _spoken_of(bound: Bound) -> set[str]:
+    return {name.view for name in bound.demand.tensors} | set(bound.demand.facts)
