@@ -22,3 +22,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; choose from {', '.join(sorted(valid))}" if valid else ""
+
+
+class TrainingStoppedError(RuntimeError):
+    """A run that cannot be trusted: it stops with an explanation instead of a wrong result. The cell fails, exit 1."""

@@ -1,0 +1,75 @@
+"""The contract between a vision-language model and everything else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medvlm_dpo.backbones.adapter import LoraSettings
+from medvlm_dpo.backbones.prompt import PromptEncoder
+from medvlm_dpo.vocab import ImageSource, Rows
+
+
+class AbstractBackbone(ABC):
+    """A model family. Making one reads settings and tokenizer only; weights are read by `load`.
+
+    Concrete backbones are final: share code by function, not by inheritance.
+    """
+
+    encoder: PromptEncoder
+
+    @abstractmethod
+    def weight_files(self) -> tuple[Path, ...]:
+        """Every file whose content decides what the model computes: weights, configuration, tokenizer, image settings."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Reads the weights; a tensor that is missing, unexpected or of another shape is an InputError."""
+
+    @abstractmethod
+    def pixels(self, image: ImageSource) -> Float[Tensor, "channel height width"]:
+        """One picture as the vision tower wants it."""
+
+    @abstractmethod
+    def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
+        """Last hidden states at the positions that predict the response tokens of `rows`."""
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocab"]:
+        """Logits of hidden states."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Sequence[int]], pixel_values: Tensor, *, max_new_tokens: int) -> list[list[int]]:
+        """Greedy answers to a batch of prompts, one image each, as token ids without the end-of-sequence token.
+
+        An answer that was cut at `max_new_tokens` has exactly that many ids; a finished one has fewer.
+        """
+
+    @abstractmethod
+    def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
+        """Freezes the weights and adds a fresh adapter to the language model."""
+
+    @abstractmethod
+    def adapter_disabled(self) -> AbstractContextManager[None]:
+        """Inside it the model is its starting point."""
+
+    @abstractmethod
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """Trainable tensors by name."""
+
+    @abstractmethod
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the adapter so that `peft.PeftModel.from_pretrained` can load it."""
+
+    @abstractmethod
+    def load_adapter(self, folder: Path) -> None:
+        """Reads an adapter written by `save_adapter`."""
+
+    @property
+    @abstractmethod
+    def module(self) -> torch.nn.Module:
+        """The torch module, for the trainer to move and count."""

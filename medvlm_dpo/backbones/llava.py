@@ -1,0 +1,154 @@
+"""The LLaVA family (CLIP tower, MLP projector, any decoder): LLaVA-Med, HuatuoGPT-Vision and the built-in models."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from medvlm_dpo.backbones import adapter as adapters
+from medvlm_dpo.backbones.adapter import LoraSettings
+from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.backbones.greedy import greedy
+from medvlm_dpo.backbones.prompt import PromptEncoder, PromptFormat
+from medvlm_dpo.errors import InputError
+from medvlm_dpo.vocab import ImageSource, Rows
+
+BUILTIN_MODELS = Path(__file__).resolve().parent.parent / "data" / "phantom" / "models"
+NEEDED_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
+
+
+@final
+class LlavaBackbone(AbstractBackbone):
+    """A `LlavaForConditionalGeneration` checkpoint in the layout of transformers.
+
+    Args:
+        checkpoint: a folder, or `builtin:NAME` for a model that ships with this package; None where the user has to get one.
+        prompt: keys of `PromptFormat`.
+        source: what to download, how large it is and under which licence; shown when there is no checkpoint.
+        max_length: longest sequence in tokens, image positions included.
+    """
+
+    def __init__(self, *, checkpoint: str | None, prompt: Mapping[str, Any], source: str, max_length: int) -> None:
+        self._folder = checkpoint_folder(checkpoint, source)
+        self._config = LlavaConfig.from_pretrained(self._folder, local_files_only=True)
+        self._processor = LlavaImageProcessorPil.from_pretrained(self._folder, local_files_only=True)
+        self._model: Any = None  # transformers and peft models are loosely typed
+        self._adapted: Any = None
+        vision = self._config.vision_config
+        num_patches = (vision.image_size // vision.patch_size) ** 2
+        self.encoder = PromptEncoder(
+            AutoTokenizer.from_pretrained(self._folder, local_files_only=True),
+            PromptFormat(**prompt),
+            image_token_id=self._config.image_token_id,
+            num_image_tokens=num_patches if self._config.vision_feature_select_strategy == "default" else num_patches + 1,
+            max_length=min(max_length, self._config.text_config.max_position_embeddings),
+        )
+
+    def weight_files(self) -> tuple[Path, ...]:
+        """Weights, configuration, tokenizer and image settings of the checkpoint folder."""
+        return tuple(sorted(path for path in self._folder.iterdir() if path.suffix in {".safetensors", ".json"}))
+
+    def load(self) -> None:
+        """Reads the weights in the dtype of the checkpoint; every tensor must fit."""
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            self._folder, output_loading_info=True, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        )
+        wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]}
+        if wrong:
+            shown = "; ".join(f"{len(names)} {kind.replace('_keys', '')} (first: {names[0]})" for kind, names in wrong.items())
+            raise InputError(f"model.checkpoint={self._folder}: the weights do not fit this architecture: {shown}. Use a copy in the transformers layout.")
+        self._model = model.eval().requires_grad_(requires_grad=False)  # eval: dropout off, in the reference too
+
+    def pixels(self, image: ImageSource) -> Float[Tensor, "channel height width"]:
+        """Padded, resized and normalised as the checkpoint's preprocessor_config.json says."""
+        values: Tensor = self._processor(image.load(), return_tensors="pt")["pixel_values"][0]
+        return values
+
+    def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
+        """Runs the language model once over all rows; each distinct image is encoded once, without gradient."""
+        llava = self._model.model
+        embedded = self._embed(rows.input_ids, self._image_features(rows.pixel_values)[rows.image_rows])
+        output = llava.language_model(inputs_embeds=embedded, attention_mask=rows.padding_mask.long(), use_cache=False)
+        return output.last_hidden_state[rows.predictor_rows, rows.predictor_columns]
+
+    def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocab"]:
+        """The checkpoint's language-model head."""
+        return self._model.lm_head(hidden)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Sequence[int]], pixel_values: Tensor, *, max_new_tokens: int) -> list[list[int]]:
+        """Greedy answers; prompts of different length are padded on the left and masked."""
+        width = max(map(len, prompts))
+        input_ids = torch.tensor([[self.encoder.end_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+        padding_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        embedded = self._embed(input_ids, self._image_features(pixel_values))
+        return greedy(
+            self._model.model.language_model,
+            self._model.lm_head,
+            embedded,
+            padding_mask,
+            max_new_tokens=max_new_tokens,
+            end_id=self.encoder.end_id,
+        )
+
+    def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
+        """LoRA on the language model; the model stays reachable under the same names."""
+        self._adapted = adapters.add_lora(self._model, settings, seed=seed)
+
+    def adapter_disabled(self) -> AbstractContextManager[None]:
+        """The starting point, bit for bit."""
+        return self._adapted.disable_adapter()
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The adapter's tensors."""
+        return {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes `adapter_model.safetensors` and `adapter_config.json`."""
+        self._adapted.peft_config["default"].base_model_name_or_path = self._folder.name  # a full path would leak the machine
+        self._adapted.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's model card template says nothing about this run
+
+    def load_adapter(self, folder: Path) -> None:
+        """Every tensor must fit; nothing is skipped."""
+        adapters.load_adapter_folder(self._adapted, folder)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The transformers model, or the peft model around it."""
+        return self._model if self._adapted is None else self._adapted
+
+    def _image_features(self, pixel_values: Tensor) -> Float[Tensor, "image patch hidden"]:
+        with torch.no_grad():  # tower and projector are frozen
+            features = self._model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
+        return torch.stack(tuple(features))
+
+    def _embed(self, input_ids: Tensor, features: Tensor) -> Float[Tensor, "row column hidden"]:
+        embedded = self._model.get_input_embeddings()(input_ids)
+        image_positions = (input_ids == self.encoder.image_token_id).unsqueeze(-1)
+        return embedded.masked_scatter(image_positions, features.to(embedded.dtype))
+
+
+def checkpoint_folder(checkpoint: str | None, source: str) -> Path:
+    """The folder of a checkpoint setting.
+
+    Raises:
+        InputError: if it is not set, not there, or lacks a file; says what to get.
+    """
+    if checkpoint is None:
+        raise InputError(f"model.checkpoint is not set. This model needs {source}. Download it, then set model.checkpoint=/path/to/its/folder")
+    builtin = checkpoint.removeprefix("builtin:")
+    folder = BUILTIN_MODELS / builtin if checkpoint.startswith("builtin:") else Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"model.checkpoint={checkpoint}: there is no such folder. This model needs {source}.")
+    missing = [name for name in NEEDED_FILES if not (folder / name).is_file()]
+    missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
+    if missing:
+        raise InputError(f"model.checkpoint={checkpoint}: {', '.join(missing)} missing there; expected a checkpoint in the transformers layout, with {source}")
+    return folder

@@ -1,0 +1,177 @@
+"""What happens around training steps: safety checks, the metrics file, checkpoints, progress."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from medvlm_dpo.checkpoint import Progress, save_checkpoint
+from medvlm_dpo.errors import TrainingStoppedError
+from medvlm_dpo.files import utc_now
+from medvlm_dpo.metrics import EXAMPLES_PER_SECOND, LOSS, TRAIN, metric
+from medvlm_dpo.module import PreferenceModule
+from medvlm_dpo.reference import policy_values, starting_values
+from medvlm_dpo.vocab import Step
+
+STEP0_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}  # nats per token
+GRADIENT_CHECK_STEPS = 2  # a fresh adapter's first half has no gradient at the first step, since the second half is 0
+
+
+def hosted(module: LightningModule) -> PreferenceModule:
+    """The module under its own type."""
+    if not isinstance(module, PreferenceModule):
+        raise TypeError(f"expected a PreferenceModule, got {type(module).__name__}")
+    return module
+
+
+class StartCheck(Callback):
+    """A fresh adapter must leave the starting model as it was: per-token log-probs of policy and start agree at step 0."""
+
+    def __init__(self) -> None:
+        self.difference: float | None = None
+
+    @torch.no_grad()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
+        """Compares on the first micro-batch of step 0."""
+        if batch.index > 0:
+            return
+        backbone, first = hosted(pl_module).backbone, batch.batches[0]
+        policy, start = policy_values(backbone, first)["logps"], starting_values(backbone, first)["logps"]
+        self.difference = float((policy - start).abs().max())
+        tolerance = STEP0_TOLERANCE.get(next(backbone.module.parameters()).dtype, 1e-4)
+        print(f"step 0: policy and start differ by at most {self.difference:.1e} nats a token (allowed {tolerance:g})")  # noqa: T201
+        if not self.difference <= tolerance:
+            raise TrainingStoppedError(
+                f"step 0: the fresh adapter changes per-token log-probs by {self.difference:.3g} nats (allowed {tolerance:g}), so the policy does not "
+                "start at its reference. Is dropout on, or was another adapter loaded?"
+            )
+
+
+class GradientCheck(Callback):
+    """After two steps every trainable tensor must have had a gradient and must have changed."""
+
+    def __init__(self, learning_rate: float) -> None:
+        self._learning_rate = learning_rate
+        self._before: dict[str, Tensor] = {}
+        self._with_gradient: set[str] = set()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
+        """Keeps a copy at step 0."""
+        if batch.index == 0:
+            self._before = {name: weight.detach().clone() for name, weight in hosted(pl_module).backbone.trainable().items()}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+        """Compares after the second step."""
+        if not self._before:
+            return
+        trainable = hosted(pl_module).backbone.trainable()
+        self._with_gradient |= {name for name, weight in trainable.items() if weight.grad is not None and bool(weight.grad.any())}
+        if batch.index + 1 < GRADIENT_CHECK_STEPS:
+            return
+        problems = self._problems(trainable)
+        self._before = {}
+        if problems:
+            raise TrainingStoppedError(f"after {GRADIENT_CHECK_STEPS} steps: " + "; ".join(problems))
+
+    def _problems(self, trainable: Mapping[str, Tensor]) -> list[str]:
+        idle = sorted(trainable.keys() - self._with_gradient)
+        problems = [f"{len(idle)} of {len(trainable)} trainable tensors had no gradient (first: {idle[0]}); the loss does not reach them"] if idle else []
+        unchanged = sorted(name for name, weight in trainable.items() if torch.equal(weight, self._before[name]))
+        if unchanged and self._learning_rate > 0:  # a learning rate of 0 is a control that must not change anything
+            problems.append(f"{len(unchanged)} of {len(trainable)} trainable tensors did not change (first: {unchanged[0]})")
+        return problems
+
+
+class MetricsLog(Callback):
+    """One JSON line per step and per validation in `metrics.jsonl`; lines after the checkpoint a run resumes from are dropped.
+
+    Args:
+        path: the file.
+        first_step: steps already done when this process starts.
+    """
+
+    def __init__(self, path: Path, *, first_step: int) -> None:
+        self._path = path
+        kept = [line for line in _json_lines(path) if line["step"] <= first_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._clock = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+        """Appends the metrics of a step, with its rate."""
+        now = time.monotonic()
+        rate = {metric(TRAIN, EXAMPLES_PER_SECOND): batch.num_examples / (now - self._clock)}
+        self._clock = now
+        self._append(hosted(pl_module), rate)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Appends the metrics of a validation."""
+        self._append(hosted(pl_module), {})
+        self._clock = time.monotonic()
+
+    def _append(self, module: PreferenceModule, more: Mapping[str, float]) -> None:
+        line = {"schema_version": 1, "step": module.step, "time": utc_now(), **module.metrics, **more}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+class Checkpoints(Callback):
+    """Saves every so many steps and minutes."""
+
+    def __init__(self, folder: Path, *, every_steps: int | None, every_min: float | None) -> None:
+        self._folder, self._every_steps = folder, every_steps
+        self._every_s = None if every_min is None else 60 * every_min
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+        """Saves at a step boundary when it is due."""
+        module = hosted(pl_module)
+        due_by_steps = self._every_steps is not None and module.step % self._every_steps == 0
+        due_by_time = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
+        if due_by_steps or due_by_time:
+            save_checkpoint(self._folder, module.backbone, trainer.optimizers[0], Progress(module.step, module.statistics_states))
+            self._saved_at = time.monotonic()
+
+
+class ProgressLine(Callback):
+    """Step, loss, rate and remaining time: one line that renews itself on a terminal, a line every few seconds in a log."""
+
+    def __init__(self, *, num_steps: int, first_step: int, log_every_s: float = 10.0) -> None:
+        self._num_steps, self._first_step, self._log_every_s = num_steps, first_step, log_every_s
+        self._started = self._shown = time.monotonic()
+        self._examples = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Starts the clock when training does."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+        """Shows progress now and then, and always at the last step."""
+        self._examples += batch.num_examples
+        now, done = time.monotonic(), batch.index + 1
+        terminal = sys.stderr.isatty()
+        if done < self._num_steps and now - self._shown < (0.2 if terminal else self._log_every_s):
+            return
+        self._shown = now
+        rate = self._examples / (now - self._started)
+        remaining_s = (self._num_steps - done) * (now - self._started) / (done - self._first_step)
+        line = (
+            f"step {done}/{self._num_steps}  loss {hosted(pl_module).metrics[metric(TRAIN, LOSS)]:.4f}  {rate:.0f} examples/s  "
+            f"remaining {timedelta(seconds=round(remaining_s))}"
+        )
+        sys.stderr.write(f"\r{line}\033[K" + ("\n" if done == self._num_steps else "") if terminal else f"{line}\n")
+        sys.stderr.flush()
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a JSON-lines file; a last line that was cut by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is empty or torn
+    return [json.loads(line) for line in lines]

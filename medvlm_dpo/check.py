@@ -1,0 +1,164 @@
+"""The deep check of composed cells: every mistake that can be known before a weight is read, and what the cells are made of."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.config.catalogue import unpaired_losses
+from medvlm_dpo.config.identity import CheckedCell
+from medvlm_dpo.config.instantiate import call_target, check_targets
+from medvlm_dpo.data.content import content_of, read_source
+from medvlm_dpo.data.manifest import Manifest
+from medvlm_dpo.data.partners import unmatched_partners
+from medvlm_dpo.data.sampler import num_steps
+from medvlm_dpo.errors import InputError
+from medvlm_dpo.evaluation.tasks import EvaluationTask
+from medvlm_dpo.files import sha256_of_json
+from medvlm_dpo.objectives.terms import Objective, build_objective, problems_of
+from medvlm_dpo.preparation import PreparedData, prepare_data, question_problems, record_problems
+from medvlm_dpo.settings import DecodingSettings, TrainerSettings
+
+Config = Mapping[str, Any]
+
+
+def check_cells(configs: list[dict[str, Any]], manifest_path: str, full: bool) -> list[CheckedCell]:  # noqa: FBT001 - crosses a process border
+    """Checks every cell of a grid; parts that cells share are read once.
+
+    Args:
+        configs: resolved configurations, each with its `choices`.
+        manifest_path: where content hashes are remembered.
+        full: hash every file again instead of trusting size and time.
+
+    Returns:
+        One result per configuration, in order; a cell with problems has no contents.
+    """
+    manifest = Manifest(Path(manifest_path), full=full)
+    parts = _Parts(manifest)
+    checked = [_check_cell(config, parts) for config in configs]
+    if not any(cell.problems for cell in checked):  # nothing is written for a command that is refused
+        manifest.save()
+    return checked
+
+
+def weights_content(backbone: AbstractBackbone, manifest: Manifest) -> str:
+    """Hash of the files that decide what the starting model computes."""
+    return sha256_of_json({file.name: manifest.sha256(file) for file in backbone.weight_files()})
+
+
+class _Parts:
+    """Objects built from nodes, each distinct node once per check."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._made: dict[str, Any] = {}
+
+    def made(self, kind: str, key: object, make: Callable[[], Any]) -> Any:
+        """The object, or the InputError that making it raised, remembered under its node."""
+        name = f"{kind}:{json.dumps(key, sort_keys=True)}"
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except InputError as error:
+                self._made[name] = error
+        if isinstance(self._made[name], InputError):
+            raise self._made[name]
+        return self._made[name]
+
+
+class _Collector:
+    """Runs one stage of a check after the other and keeps what goes wrong; a stage whose input is missing is left out."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def attempt(self, stage: Callable[[], Any]) -> Any:
+        """The stage's result, or None after noting its problems."""
+        try:
+            return stage()
+        except InputError as error:
+            self.problems += [problem for problem in error.problems if problem not in self.problems]
+            return None
+
+
+def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
+    collector = _Collector()
+    collector.problems += check_targets(config, ignore=("loss", "task"))
+    if collector.problems:
+        collector.problems += _loss_problems(config)
+        return CheckedCell(problems=collector.problems)
+    trainer: TrainerSettings | None = collector.attempt(lambda: call_target(config["trainer"]))
+    collector.attempt(lambda: call_target(config["adapter"]))
+    decoding: DecodingSettings | None = collector.attempt(lambda: call_target(config["decoding"]))
+    collector.problems += _loss_problems(config)
+    backbone: AbstractBackbone | None = collector.attempt(lambda: parts.made("model", config["model"], lambda: call_target(config["model"])))
+    data: PreparedData | None = None
+    task: EvaluationTask | None = collector.attempt(lambda: call_target(config["evaluation"]))
+    evaluation_content, notes = "", list[str]()
+    if backbone is not None:
+        data = collector.attempt(lambda: _prepared(config, backbone, parts))
+        if task is not None and decoding is not None:
+            evaluation_content = collector.attempt(lambda: _checked_questions(config, task, decoding, backbone, parts)) or ""
+    if collector.problems or backbone is None or data is None or trainer is None or task is None:
+        collector.attempt(lambda: call_target(config["data"])) if backbone is None else None
+        return CheckedCell(problems=collector.problems)
+    objective = build_objective(config["loss"], batch_size=trainer.batch_size)
+    problems = _fit_problems(objective, data)
+    num_train = len(data.examples["train"])
+    if num_train < trainer.batch_size:
+        notes.append(f"trainer.batch_size={trainer.batch_size} is more than the {num_train} training examples: some stand in one step twice")
+    return CheckedCell(
+        problems=problems,
+        content={
+            "data": parts.made("data content", config["data"], lambda: content_of(call_target(config["data"]), parts.manifest)),
+            "model": parts.made("model content", config["model"], lambda: weights_content(backbone, parts.manifest)),
+        },
+        evaluation_content=evaluation_content,
+        graders={name: grader.version for name, grader in task.graders.items()},
+        notes=[*data.notes, *notes, *_dropped_notes(data)],
+        num_train_examples=num_train,
+        steps=num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps),
+    )
+
+
+def _loss_problems(config: Config) -> list[str]:
+    batch_size = config["trainer"].get("batch_size")
+    loss = config["loss"]
+    return problems_of(loss, batch_size=batch_size if isinstance(batch_size, int) and batch_size >= 1 else 2)
+
+
+def _prepared(config: Config, backbone: AbstractBackbone, parts: _Parts) -> PreparedData:
+    key = {"data": config["data"], "model": config["model"]}
+    return parts.made(
+        "data", key, lambda: prepare_data(call_target(config["data"]), backbone, parts.manifest, on_bad_record=config["data"]["on_bad_record"])
+    )
+
+
+def _checked_questions(config: Config, task: EvaluationTask, decoding: DecodingSettings, backbone: AbstractBackbone, parts: _Parts) -> str:
+    def read() -> str:
+        report = read_source(task.source, parts.manifest)
+        problems = question_problems(report.questions, backbone, max_new_tokens=decoding.max_new_tokens)
+        if problems:
+            raise InputError(problems)
+        return content_of(task.source, parts.manifest)
+
+    return parts.made("questions", {key: config[key] for key in ("evaluation", "decoding", "model")}, read)
+
+
+def _fit_problems(objective: Objective, data: PreparedData) -> list[str]:
+    problems = record_problems(objective, data.examples, unpaired_losses=unpaired_losses())
+    corrupt = sorted(view for view in objective.demand.views if view.endswith("_corrupt"))
+    if corrupt:
+        problems.append(f"this loss scores answers on a corrupted image ({', '.join(corrupt)}), but corruption=none")
+    if "unmatched" in objective.demand.views:
+        for examples in data.examples.values():
+            try:
+                unmatched_partners(examples)
+            except InputError as error:
+                problems += error.problems
+    return problems
+
+
+def _dropped_notes(data: PreparedData) -> list[str]:
+    return [f"{len(data.dropped)} bad records are left out (data.on_bad_record=drop); they are listed in result.json"] if data.dropped else []

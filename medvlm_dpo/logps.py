@@ -1,0 +1,80 @@
+"""Hidden states and labels -> per-token log-probabilities -> the tensors an objective asks for by name."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medvlm_dpo.vocab import Batch, PerExample, PerToken, TensorName
+
+TokenValues = Mapping[str, Float[Tensor, " response_token"]]  # by base
+Head = Callable[[Tensor], Tensor]
+
+
+def label_logps(
+    hidden: Float[Tensor, "response_token hidden"], head: Head, labels: Int[Tensor, " response_token"]
+) -> Float[Tensor, " response_token"]:
+    """Log-probability of every label, in nats; the softmax runs in float32 or better.
+
+    Args:
+        hidden: hidden states at the positions that predict the labels.
+        head: hidden states to logits.
+        labels: token ids.
+    """
+    logits = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def served_tensors(names: Iterable[TensorName], batch: Batch, values: Mapping[str, TokenValues]) -> dict[str, Tensor]:
+    """The tensors of an objective, by name.
+
+    Args:
+        names: what to serve.
+        batch: says which answer of the rows belongs to which example and view.
+        values: per-token values by model (`policy`, `reference`), then by base; `detached_policy` is cut from `policy`.
+
+    Returns:
+        `[example]` in float64 for sums and means, `[example, token]` for `token_`; rows of absent answers hold 0.
+    """
+    return {str(name): _serve(name, batch, values) for name in names}
+
+
+def _serve(name: TensorName, batch: Batch, values: Mapping[str, TokenValues]) -> Tensor:
+    source = values["policy" if name.model == "detached_policy" else name.model][name.base]
+    if name.model != "policy":
+        source = source.detach()
+    answers = batch.answers[name.view]
+    if name.reduction == "token_":
+        return _rows_of(padded(source, batch.rows.answer_index, batch.rows.num_answers), answers)
+    sums = torch.zeros(batch.rows.num_answers, dtype=torch.float64).index_add(0, batch.rows.answer_index, source.double())
+    if name.reduction == "mean_":
+        sums = sums / answer_lengths(batch)
+    return _rows_of(sums, answers)
+
+
+def answer_lengths(batch: Batch) -> Int[Tensor, " answer"]:
+    """Response tokens of every scored answer, end-of-sequence included.
+
+    Raises:
+        ValueError: if an answer has none; its mean would be undefined.
+    """
+    lengths = torch.bincount(batch.rows.answer_index, minlength=batch.rows.num_answers)
+    if bool((lengths == 0).any()):
+        raise ValueError(f"empty response in answers {(lengths == 0).nonzero().flatten().tolist()} of {batch.example_ids}; truncated away?")
+    return lengths
+
+
+def padded(source: Float[Tensor, " response_token"], answer_index: Int[Tensor, " response_token"], num_answers: int) -> PerToken:
+    """Per-token values as one row per answer, right-padded with exact 0 to one common width."""
+    lengths = torch.bincount(answer_index, minlength=num_answers)
+    starts = lengths.cumsum(0) - lengths
+    columns = torch.arange(len(source)) - starts[answer_index]
+    return source.new_zeros((num_answers, int(lengths.max()))).index_put((answer_index, columns), source)
+
+
+def _rows_of(values: Tensor, answers: Int[Tensor, " example"]) -> PerExample | PerToken:
+    rows = values[answers.clamp(min=0)]
+    present = (answers >= 0).reshape(-1, *[1] * (rows.dim() - 1))
+    return torch.where(present, rows, torch.zeros_like(rows))

@@ -1,0 +1,102 @@
+"""From a data node to token ids: read once for the check and once for the run, by the same code, so that both see the same examples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.data.collate import EncodedExample, encode_examples
+from medvlm_dpo.data.partners import unmatched_partners
+from medvlm_dpo.data.content import read_source
+from medvlm_dpo.data.manifest import Manifest
+from medvlm_dpo.data.records import BadRecord, DataSource, apply_policy
+from medvlm_dpo.errors import InputError
+from medvlm_dpo.objectives.demand import Demand
+from medvlm_dpo.objectives.terms import Objective, missing_answer_problems
+from medvlm_dpo.vocab import Example, Question
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Examples of a cell, usable and in order.
+
+    Args:
+        examples: by split, `train` and `validation`.
+        dropped: records left out under `on_bad_record=drop`.
+        notes: one line each, to be said once.
+    """
+
+    examples: Mapping[str, tuple[Example, ...]]
+    dropped: tuple[BadRecord, ...]
+    notes: tuple[str, ...]
+
+
+def prepare_data(source: DataSource, backbone: AbstractBackbone, manifest: Manifest, *, on_bad_record: str) -> PreparedData:
+    """Reads a source and refuses or drops what does not fit the model's context.
+
+    Raises:
+        InputError: for unusable input, and for bad records unless they are to be dropped.
+    """
+    report = read_source(source, manifest)
+    too_long = {
+        example.id: reason for split in report.examples.values() for example in split if (reason := _length_problem(example, backbone))
+    }
+    bad = [BadRecord(reason=reason, id=id_) for id_, reason in too_long.items()]
+    dropped = apply_policy(bad, on_bad_record, sum(map(len, report.examples.values())), source.data_class)
+    examples = {name: tuple(example for example in split if example.id not in too_long) for name, split in report.examples.items()}
+    if not examples.get("train"):
+        raise InputError("data: no training example is left")
+    return PreparedData(examples, report.dropped + dropped, report.notes)
+
+
+def _length_problem(example: Example, backbone: AbstractBackbone) -> str | None:
+    encoder = backbone.encoder
+    prompt = len(encoder.prompt_ids(example.turns))
+    answers = {"chosen": example.chosen, "rejected": example.rejected}
+    longest = max(len(encoder.answer_ids(text)) for text in answers.values() if text is not None)
+    if prompt + longest <= encoder.max_length:
+        return None
+    return (
+        f"prompt of {prompt} tokens (image included) and answer of {longest} are longer than the model's context of "
+        f"{encoder.max_length}; shorten the answer or raise model.max_length if the model allows"
+    )
+
+
+def question_problems(questions: tuple[Question, ...], backbone: AbstractBackbone, *, max_new_tokens: int) -> list[str]:
+    """Questions that leave no room for an answer; images are never truncated, so they cannot be asked."""
+    room = backbone.encoder.max_length - max_new_tokens
+    long = [question.id for question in questions if len(backbone.encoder.prompt_ids(question.turns)) > room]
+    if not long:
+        return []
+    return [
+        f"evaluation: {len(long)} of {len(questions)} questions leave no room for {max_new_tokens} new tokens in a context of "
+        f"{backbone.encoder.max_length} (first: id {long[0]}); shorten them or lower decoding.max_new_tokens"
+    ]
+
+
+def record_problems(objective: Objective, examples: Mapping[str, tuple[Example, ...]], *, unpaired_losses: Sequence[str]) -> list[str]:
+    """What a loss asks for and the records do not have.
+
+    Args:
+        objective: the built loss.
+        examples: by split.
+        unpaired_losses: names of losses that accept examples with one answer, for the message.
+    """
+    every = [example for split in examples.values() for example in split]
+    missing = {
+        "chosen": [example.id for example in every if example.chosen is None],
+        "rejected": [example.id for example in every if example.rejected is None],
+    }
+    problems = missing_answer_problems(objective, missing, num_examples=len(every), unpaired_losses=unpaired_losses)
+    weightless = [example.id for example in every if example.pair_weight is None]
+    if "pair_weight" in objective.demand.facts and weightless:
+        problems.append(
+            f"loss needs pair_weight, but {len(weightless)} of {len(every)} records have none (field weighted_score, first: id {weightless[0]}); "
+            "a missing weight is never taken as 1"
+        )
+    return problems
+
+
+def encode_split(examples: tuple[Example, ...], demand: Demand, backbone: AbstractBackbone) -> tuple[EncodedExample, ...]:
+    """Token ids of a split, with unmatched answers where the loss asks for them."""
+    partners = unmatched_partners(examples) if "unmatched" in demand.views and examples else None
+    return encode_examples(examples, partners, backbone.encoder)
