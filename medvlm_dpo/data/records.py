@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from medvlm_dpo.errors import InputError, nearest
+from medvlm_dpo.governance import validate_data_class
 from medvlm_dpo.vocab import Example, Question
 
-DATA_CLASSES = ("public", "research", "credentialed")
 BAD_RECORD_POLICIES = ("error", "drop")
 SPLITS = ("train", "validation")
 SHOWN_BAD_RECORDS = 20
+SHOWN_CHARACTERS = 120
 
 
 class Flaw(NamedTuple):
@@ -43,7 +44,8 @@ class BadRecord:
     place: str = ""
 
     def __str__(self) -> str:
-        where = ", ".join(part for part in (self.source, self.place, "no id" if self.id is None else f"id {self.id}") if part)
+        name = "no id" if self.id is None else f"id {printable(self.id)}"
+        where = ", ".join(part for part in (self.source, self.place, name) if part)
         return f"{where}: {self.reason}"
 
 
@@ -91,26 +93,35 @@ def reason_of(flaws: Sequence[Flaw], data_class: str) -> str:
     """One sentence part for all flaws of a record; details are left out where the data are credentialed."""
     if data_class == "credentialed":
         return "; ".join(flaw.reason for flaw in flaws)
-    return "; ".join(f"{flaw.reason} ({flaw.detail})" if flaw.detail else flaw.reason for flaw in flaws)
+    return "; ".join(f"{flaw.reason} ({printable(flaw.detail)})" if flaw.detail else flaw.reason for flaw in flaws)
 
 
-def policy_problems(data_class: str, on_bad_record: str, group: str = "data") -> list[str]:
-    """What is wrong with the two settings every data source has.
+def printable(content: str) -> str:
+    """Content of a record made fit for one line of a terminal: no line breaks or control characters, at most 120 characters."""
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in content)
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 3]}..."
+
+
+def validate_settings(data_class: str, on_bad_record: str, *, group: str = "data") -> None:
+    """Refuses wrong values of the two settings every data source has.
 
     Args:
-        data_class: one of `DATA_CLASSES`.
+        data_class: `public`, `research` or `credentialed`.
         on_bad_record: one of `BAD_RECORD_POLICIES`.
         group: `data` or `evaluation`, for the message.
 
-    Returns:
-        One sentence per wrong setting.
+    Raises:
+        InputError: with one sentence per wrong setting.
     """
     problems: list[str] = []
-    for name, value, valid in (("data_class", data_class, DATA_CLASSES), ("on_bad_record", on_bad_record, BAD_RECORD_POLICIES)):
-        if value not in valid:
-            hint = nearest(value, valid) if isinstance(value, str) else f"; choose from {', '.join(valid)}"
-            problems.append(f"{group}.{name} is {value!r}{hint}")
-    return problems
+    try:
+        validate_data_class(data_class, f"{group}.data_class")
+    except InputError as error:
+        problems += error.problems
+    if on_bad_record not in BAD_RECORD_POLICIES:
+        problems.append(f"{group}.on_bad_record: '{on_bad_record}' is no policy{nearest(str(on_bad_record), BAD_RECORD_POLICIES)}")
+    if problems:
+        raise InputError(problems)
 
 
 def apply_policy(
@@ -131,9 +142,7 @@ def apply_policy(
     Raises:
         InputError: under `error` with any bad record; under `drop` when nothing else is left. Shows the count and the first 20.
     """
-    problems = policy_problems(data_class, on_bad_record, group)
-    if problems:
-        raise InputError(problems)
+    validate_settings(data_class, on_bad_record, group=group)
     if not bad or (on_bad_record == "drop" and len(bad) < num_records):
         return tuple(bad)
     if on_bad_record == "drop":
