@@ -10,7 +10,7 @@ from medvlm_dpo.files import sha256_of_json
 
 
 @runtime_checkable
-class FileSource(Protocol):
+class FileSource(DataSource, Protocol):
     """A source that reads the user's files and profits from a manifest."""
 
     def read(self, manifest: Manifest | None = None) -> ReadReport:
