@@ -44,7 +44,7 @@ def test_a_failure_that_passes_the_second_time_is_reported_as_flaky_and_still_fa
     done = run_slow("--seed", "x", str(tmp_path))
     assert done.returncode == 1
     assert "test_flaky failed, then passed: a defect to mend" in done.stdout
-    assert [line for line in done.stdout.splitlines() if line.startswith("FAILED twice")][0].endswith("::test_broken")
+    assert next(line for line in done.stdout.splitlines() if line.startswith("FAILED twice")).endswith("::test_broken")
     assert "2 failed, 1 passed, 1 deselected" in done.stdout
 
 
