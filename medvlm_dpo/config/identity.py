@@ -129,4 +129,6 @@ def _word(choice: object) -> str:
 def _require(content: Mapping[str, str], names: tuple[str, ...]) -> None:
     missing = [name for name in names if not content.get(name)]
     if missing:
-        raise InputError(f"the content hash of {', '.join(missing)} is missing: a cell cannot be named by paths alone; report this as a bug")
+        raise InputError(
+            f"the content hash of {', '.join(missing)} is missing: a cell cannot be named by paths alone; report this as a bug"
+        )

@@ -129,7 +129,9 @@ def _check_node(path: str, node: Mapping[str, Any]) -> list[str]:
     name = str(node["_target_"]).rpartition(".")[2]
     parameters = inspect.signature(function).parameters
     if any(parameter.kind in _REST for parameter in parameters.values()):
-        return [f"{path}: {name} takes open-ended arguments (*args or **kwargs), which cannot be checked; name every setting in its signature"]
+        return [
+            f"{path}: {name} takes open-ended arguments (*args or **kwargs), which cannot be checked; name every setting in its signature"
+        ]
     given = settings_of(node)
     valid = [key for key, parameter in parameters.items() if parameter.kind is not _POSITIONAL_ONLY]
     problems = [f"{path}.{key}: {name} takes no '{key}'{nearest(str(key), valid)}" for key in given if key not in valid]

@@ -7,6 +7,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 CHECKS = ("fast", "full")
+SINGLE_VALUES = ("seed", "sweep_name", "cell", "check")  # top-level keys that are no groups
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Where cells run: compose, check, freeze, dispatch, report. Nothing here imports torch; the children do."""

@@ -1,0 +1,89 @@
+"""Work in child processes, forked by a helper that has imported torch once: the driver itself never does."""
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+from medvlm_dpo.config.instantiate import locate
+from medvlm_dpo.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fork_server(functions: Sequence[str]) -> ForkServerContext:
+    """The context whose children start in milliseconds.
+
+    Args:
+        functions: dotted names of what children will call; their modules are imported once, by the helper process.
+    """
+    _lead_children_to(ROOT)
+    context = multiprocessing.get_context("forkserver")
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in functions)
+    context.set_forkserver_preload(["launch.preload", "launch.child", *(module for module in modules if module.startswith("medvlm_dpo."))])
+    return context
+
+
+def call_in_child(function: str, arguments: Sequence[Any], functions: Sequence[str], folders: Sequence[str]) -> Any:
+    """Calls a function in a child process and returns its result.
+
+    Args:
+        function: dotted name.
+        arguments: plain values.
+        functions: dotted names of everything this command will call in children.
+        folders: where a user's own modules may lie.
+
+    Raises:
+        InputError: the function does not exist, or it raised one.
+        RuntimeError: the child died, or the function has a bug; with the child's traceback.
+    """
+    context = fork_server(functions)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, tuple(arguments), list(folders)))
+    process.start()
+    sender.close()
+    try:
+        kind, value = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{function}: its process ended with exit code {process.exitcode} and no answer (out of memory?)") from None
+    except KeyboardInterrupt:
+        process.kill()  # it only reads
+        raise
+    process.join()
+    if kind == "problems":
+        raise InputError(value)
+    if kind == "bug":
+        raise RuntimeError(f"{function} failed:\n{value}")
+    return value
+
+
+def add_import_folders(folders: Sequence[str]) -> None:
+    """Lets a user's own modules be found, after everything installed, so that none of them can hide a library."""
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+
+
+def _answer(sender: Connection, function: str, arguments: tuple[Any, ...], folders: list[str]) -> None:
+    add_import_folders(folders)
+    try:
+        sender.send(("value", locate(function)(*arguments)))
+    except InputError as error:
+        sender.send(("problems", error.problems))
+    except Exception:
+        sender.send(("bug", traceback.format_exc()))
+
+
+def _lead_children_to(root: Path) -> None:
+    """Python before 3.13 does not tell the helper process where the driver's modules are, and it would preload nothing.
+
+    https://github.com/python/cpython/issues/126631
+    """
+    if (root / "run.py").is_file():  # in a clone; an installed package is found anyway
+        known = os.environ.get("PYTHONPATH", "")
+        if str(root) not in known.split(os.pathsep):
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), known)))

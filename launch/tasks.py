@@ -1,0 +1,162 @@
+"""What a command can do with composed configurations. A task is one function here (or anywhere) and one yaml in conf/task/."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.cells import Crew, queue_of, threads_per_cell
+from launch.child import call_in_child
+from launch.freeze import FrozenSweep, freeze_sweep, refuse_unwritable
+from launch.plan import PlannedCell, plan_cells
+from launch.state import read_yaml
+from medvlm_dpo.config.identity import CheckedCell
+from medvlm_dpo.config.instantiate import locate
+from medvlm_dpo.errors import InputError, nearest
+
+Configs = list[dict[str, Any]]
+
+_TRAIN_FIRST = "only a trained cell can be evaluated; give the same command with task=train first"
+
+
+def train(configs: Configs, *, checker: str, runner: str, table: str) -> int:
+    """Trains and grades every cell that is not finished, and prints the sweep's table.
+
+    Args:
+        configs: one resolved configuration per cell.
+        checker: dotted name of the deep check, called in a child: (configurations, manifest path, full) -> CheckedCells.
+        runner: dotted name of the function that runs one cell folder, in a child.
+        table: dotted name of the function that makes the table: (output folder, sweep name) -> text.
+
+    Returns:
+        0, or 1 when a cell failed.
+
+    Raises:
+        InputError: with all problems of all cells; nothing was written then.
+    """
+    refuse_named_cell(configs)
+    functions = (checker, runner)
+    checked = _check(configs, checker, functions)
+    return _run(configs, plan_cells(configs, checked), runner, table, functions)
+
+
+def evaluate(configs: Configs, *, checker: str, runner: str, table: str) -> int:
+    """Answers and grades the chosen evaluation with cells that are finished; trains nothing.
+
+    With `cell=` the cell is that one; without, it is the one the configuration composes. Arguments as in `train`.
+
+    Raises:
+        InputError: a cell is not finished, or there is no such cell.
+    """
+    functions = (checker, runner)
+    named = [_named_cell(config) for config in configs]
+    asked = [config if cell is None else _with_evaluation(cell, config) for cell, config in zip(named, configs, strict=True)]
+    planned = plan_cells(asked, _check(asked, checker, functions), named)
+    cells_folder = _output_dir(configs) / "cells"
+    untrained = [cell.id for cell in planned if cell.kind == "train" and not (cells_folder / cell.id / "result.json").is_file()]
+    if untrained:
+        raise InputError(f"cell {name} is not finished: {_TRAIN_FIRST}" for name in untrained)
+    return _run(asked, planned, runner, table, functions)
+
+
+def call(configs: Configs, *, function: str) -> int:
+    """Calls one function with one configuration, in a child: for work that makes no cell, like rebuilding a built-in model.
+
+    Args:
+        configs: exactly one resolved configuration.
+        function: dotted name of a function of the configuration that returns None or an exit code.
+    """
+    if len(configs) != 1:
+        raise InputError(f"task: this task takes one configuration, and the command names {len(configs)}; give it without commas")
+    return int(call_in_child(function, [configs[0]], (function,), configs[0]["import_folders"]) or 0)
+
+
+def refuse_named_cell(configs: Configs) -> None:
+    """`cell=` belongs to task=evaluate: ignoring it would train something else than the user thinks."""
+    if any(config["cell"] is not None for config in configs):
+        raise InputError("cell: only task=evaluate takes a finished cell; add task=evaluate, or remove cell=...")
+
+
+def _check(configs: Configs, checker: str, functions: Sequence[str]) -> list[CheckedCell]:
+    output_dir = _output_dir(configs)
+    refuse_unwritable(output_dir)
+    full = any(config["check"] == "full" for config in configs)
+    arguments = [configs, str(output_dir / "manifest.json"), full]
+    checked: list[CheckedCell] = call_in_child(checker, arguments, functions, configs[0]["import_folders"])
+    notes = {note: None for result in checked for note in result.notes}
+    for note in notes:
+        print(f"note: {note}")
+    return checked
+
+
+def _run(configs: Configs, planned: Sequence[PlannedCell], runner: str, table: str, functions: tuple[str, ...]) -> int:
+    report: Callable[[Path, str], object] = locate(table)
+    output_dir, launcher = _output_dir(configs), configs[0]["launcher"]
+    sweep = freeze_sweep(planned, output_dir, _sweep_name(configs), sys.argv)
+    _announce(sweep)
+    n_parallel = launcher["n_parallel"]
+    threads = threads_per_cell(launcher["threads"], n_parallel)
+    crew = Crew(runner, functions, n_parallel, threads, tuple(configs[0]["import_folders"]))
+    failed = queue_of([folder for folder in sweep.folders if folder.name not in sweep.finished], crew).run()
+    shown = report(output_dir, sweep.name)
+    if shown is not None:
+        print(shown)
+    print(f"cells:  {output_dir / 'cells'}\nsweep:  {output_dir / 'sweeps' / sweep.name}")
+    if failed:
+        names = ", ".join(folder.name for folder in failed)
+        print(f"{len(failed)} of {len(sweep.folders)} cells failed: {names}; the same command tries again")
+    return 1 if failed else 0
+
+
+def _announce(sweep: FrozenSweep) -> None:
+    left = len(sweep.folders) - len(sweep.finished)
+    print(f"sweep {sweep.name}: {len(sweep.folders)} cells with their starting models, {len(sweep.finished)} finished, {left} to run")
+    for folder in sweep.folders:
+        if folder.name in sweep.finished:
+            print(f"skipped: finished  {folder.name}")
+    for name in sweep.stale:
+        print(f"stale: {name} was computed by other sources than the present ones; remove its folder to compute it again")
+    sys.stdout.flush()
+
+
+def _output_dir(configs: Configs) -> Path:
+    folders = {config["paths"]["output_dir"] for config in configs}
+    if len(folders) > 1:
+        raise InputError("paths.output_dir: a command writes into one output folder; give one")
+    return Path(folders.pop())
+
+
+def _sweep_name(configs: Configs) -> str | None:
+    names = {config["sweep_name"] for config in configs}
+    if len(names) > 1:
+        raise InputError("sweep_name: a command makes one sweep; give one name")
+    return names.pop()
+
+
+def _named_cell(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The file of the finished cell that `cell=` names by id or folder."""
+    if config["cell"] is None:
+        return None
+    given = Path(config["cell"])
+    cells_folder = Path(config["paths"]["output_dir"]) / "cells"
+    folder = next((place for place in (cells_folder / given, given) if (place / "cell.yaml").is_file()), None)
+    if folder is None:
+        known = [place.parent.name for place in cells_folder.glob("*/cell.yaml")]
+        hint = nearest(given.name, known) if known else ""
+        raise InputError(f"cell: there is no cell '{config['cell']}' in {cells_folder}{hint}")
+    if folder.resolve().parent != cells_folder.resolve():
+        raise InputError(f"cell: {folder} lies outside {cells_folder}; set paths.output_dir to the output folder it belongs to")
+    if not (folder / "result.json").is_file():
+        raise InputError(f"cell {folder.name} is not finished: {_TRAIN_FIRST}")
+    return read_yaml(folder / "cell.yaml")
+
+
+def _with_evaluation(cell: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the evaluation and the decoding asked for now; of a starting model, the rest as composed."""
+    stored = cell["config"]
+    choices = {**config["choices"], **stored["choices"], **{group: config["choices"].get(group) for group in ("evaluation", "decoding")}}
+    now = {
+        key: config[key]
+        for key in ("evaluation", "decoding", "task", "paths", "launcher", "import_folders", "overrides", "check", "sweep_name")
+    }
+    return {**config, **stored, **now, "choices": choices}
