@@ -1,0 +1,94 @@
+"""Pairs and questions as data sources."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from medvlm_dpo.data.phantom.own_wrong import OWN_WRONG_FILE, OwnWrong, read_own_wrong, write_own_wrong
+from medvlm_dpo.data.phantom.pairs import PhantomImage
+from medvlm_dpo.data.phantom.questions import questions_of
+from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
+from medvlm_dpo.errors import InputError
+
+
+def _pairs(folder: Path, fraction: float, number: int = 20) -> PhantomPairs:
+    return PhantomPairs("public", num_pairs=number, num_validation_pairs=6, own_wrong_fraction=fraction, starting_model=str(folder))
+
+
+def _model_with_own_wrong(folder: Path) -> Path:
+    records = [OwnWrong(split, index, 1, f"wrong {index}") for split in ("train", "validation") for index in range(15)]
+    write_own_wrong(folder, records)
+    return folder
+
+
+def test_own_wrong_file_comes_back_and_its_bytes_repeat(tmp_path: Path) -> None:
+    records = [OwnWrong("train", 3, 1, "left lung ü"), OwnWrong("train", 1, 0, "no")]
+    first = write_own_wrong(tmp_path, records).read_bytes()
+    assert read_own_wrong(tmp_path) == tuple(sorted(records))
+    assert write_own_wrong(tmp_path, reversed(records)).read_bytes() == first
+
+
+def test_the_mix_of_pairs_is_exact_and_no_question_is_used_twice(tmp_path: Path) -> None:
+    report = _pairs(_model_with_own_wrong(tmp_path), 0.5).read()
+    train, validation = report.examples["train"], report.examples["validation"]
+    assert [len(train), len(validation), report.num_records] == [20, 6, 26]
+    assert sum(pair.extra["kind"] == "own_wrong" for pair in train) == 10
+    assert sum(pair.extra["kind"] == "own_wrong" for pair in validation) == 3
+    assert len({(pair.image.key, pair.extra["question"]) for pair in train}) == 20
+    for pair in train:
+        asked = questions_of(PhantomImage("train", int(pair.image.key.split("/")[-1])).scene)[pair.extra["question"]]
+        assert (pair.chosen, pair.turns[0].text) == (asked.answer, asked.text)
+        if pair.extra["kind"] == "own_wrong":
+            assert str(pair.rejected).startswith("wrong ")
+            assert pair.error_type == asked.error_type
+
+
+def test_without_own_wrong_answers_no_model_is_needed(tmp_path: Path) -> None:
+    source = _pairs(tmp_path / "nowhere", 0.0)
+    assert {pair.extra["kind"] for pair in source.read().examples["train"]} == {"single_fact"}
+    assert source.input_files() == ()
+
+
+def test_reading_twice_gives_the_same_pairs(tmp_path: Path) -> None:
+    source = _pairs(_model_with_own_wrong(tmp_path), 0.5)
+    assert source.read() == source.read()
+    assert source.input_files() == (tmp_path / OWN_WRONG_FILE,)
+
+
+def test_missing_file_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.own_wrong_fraction=0"):
+        _pairs(tmp_path, 0.5).read()
+
+
+def test_too_few_own_wrong_answers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"20 of 20 train pairs would be own_wrong, but .* has 15"):
+        _pairs(_model_with_own_wrong(tmp_path), 1.0).read()
+
+
+@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"{}\n"), gzip.compress(b'{"generator_version": 0}\n')])
+def test_damaged_or_old_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / OWN_WRONG_FILE).write_bytes(content)
+    with pytest.raises(InputError, match=OWN_WRONG_FILE):
+        _pairs(tmp_path, 0.5).read()
+
+
+def test_wrong_settings_are_all_reported() -> None:
+    with pytest.raises(InputError) as caught:
+        PhantomPairs("public", num_pairs=0, num_validation_pairs=-1, own_wrong_fraction=1.5, starting_model="x")
+    assert len(caught.value.problems) == 3
+    with pytest.raises(InputError, match="did you mean test"):
+        PhantomQuestions("tset", 4, "public")
+
+
+def test_unknown_built_in_model() -> None:
+    source = PhantomPairs("public", 2, 2, own_wrong_fraction=0.5, starting_model="builtin:phantom_lava")
+    with pytest.raises(InputError, match="did you mean phantom_llava"):
+        source.read()
+
+
+def test_questions_are_the_first_of_their_split() -> None:
+    few, more = PhantomQuestions("test", 6, "public").read().questions, PhantomQuestions("test", 12, "public").read().questions
+    assert more[:6] == few
+    assert [question.id for question in few] == [f"phantom/test/{i // 4}/{i % 4}" for i in range(6)]
+    assert few[0].image.content_hash() != few[4].image.content_hash()
