@@ -21,6 +21,8 @@ from medvlm_dpo.reference import policy_values, starting_values
 from medvlm_dpo.vocab import Step
 
 STEP0_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}  # nats per token
+REFRESH_S = 1.0  # of the progress bar
+BAR_WIDTH = 30
 GRADIENT_CHECK_STEPS = 2  # a fresh adapter's first half has no gradient at the first step, since the second half is 0
 
 
@@ -46,11 +48,11 @@ class StartCheck(Callback):
         policy, start = policy_values(backbone, first)["logps"], starting_values(backbone, first)["logps"]
         self.difference = float((policy - start).abs().max())
         tolerance = STEP0_TOLERANCE.get(next(backbone.module.parameters()).dtype, 1e-4)
-        print(f"step 0: policy and start differ by at most {self.difference:.1e} nats a token (allowed {tolerance:g})")  # noqa: T201
+        print(f"step 0: policy and start differ by at most {self.difference:.1e} nats a token (allowed {tolerance:g})")
         if not self.difference <= tolerance:
             raise TrainingStoppedError(
-                f"step 0: the fresh adapter changes per-token log-probs by {self.difference:.3g} nats (allowed {tolerance:g}), so the policy does not "
-                "start at its reference. Is dropout on, or was another adapter loaded?"
+                f"step 0: the fresh adapter changes per-token log-probs by {self.difference:.3g} nats (allowed {tolerance:g}), so the "
+                "policy does not start at its reference. Is dropout on, or was another adapter loaded?"
             )
 
 
@@ -67,7 +69,7 @@ class GradientCheck(Callback):
         if batch.index == 0:
             self._before = {name: weight.detach().clone() for name, weight in hosted(pl_module).backbone.trainable().items()}
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
         """Compares after the second step."""
         if not self._before:
             return
@@ -82,7 +84,11 @@ class GradientCheck(Callback):
 
     def _problems(self, trainable: Mapping[str, Tensor]) -> list[str]:
         idle = sorted(trainable.keys() - self._with_gradient)
-        problems = [f"{len(idle)} of {len(trainable)} trainable tensors had no gradient (first: {idle[0]}); the loss does not reach them"] if idle else []
+        problems = (
+            [f"{len(idle)} of {len(trainable)} trainable tensors had no gradient (first: {idle[0]}); the loss does not reach them"]
+            if idle
+            else []
+        )
         unchanged = sorted(name for name, weight in trainable.items() if torch.equal(weight, self._before[name]))
         if unchanged and self._learning_rate > 0:  # a learning rate of 0 is a control that must not change anything
             problems.append(f"{len(unchanged)} of {len(trainable)} trainable tensors did not change (first: {unchanged[0]})")
@@ -99,11 +105,11 @@ class MetricsLog(Callback):
 
     def __init__(self, path: Path, *, first_step: int) -> None:
         self._path = path
-        kept = [line for line in _json_lines(path) if line["step"] <= first_step]
+        kept = [line for line in json_lines(path) if line["step"] <= first_step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._clock = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
         """Appends the metrics of a step, with its rate."""
         now = time.monotonic()
         rate = {metric(TRAIN, EXAMPLES_PER_SECOND): batch.num_examples / (now - self._clock)}
@@ -129,7 +135,7 @@ class Checkpoints(Callback):
         self._every_s = None if every_min is None else 60 * every_min
         self._saved_at = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
         """Saves at a step boundary when it is due."""
         module = hosted(pl_module)
         due_by_steps = self._every_steps is not None and module.step % self._every_steps == 0
@@ -139,11 +145,11 @@ class Checkpoints(Callback):
             self._saved_at = time.monotonic()
 
 
-class ProgressLine(Callback):
-    """Step, loss, rate and remaining time: one line that renews itself on a terminal, a line every few seconds in a log."""
+class ProgressBar(Callback):
+    """Step, loss, rate and remaining time, on one line that renews itself; the launcher shows the log on a terminal."""
 
-    def __init__(self, *, num_steps: int, first_step: int, log_every_s: float = 10.0) -> None:
-        self._num_steps, self._first_step, self._log_every_s = num_steps, first_step, log_every_s
+    def __init__(self, *, num_steps: int, first_step: int) -> None:
+        self._num_steps, self._first_step = num_steps, first_step
         self._started = self._shown = time.monotonic()
         self._examples = 0
 
@@ -151,25 +157,24 @@ class ProgressLine(Callback):
         """Starts the clock when training does."""
         self._started = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002, PLR0913
-        """Shows progress now and then, and always at the last step."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
+        """Shows progress once a second, and always at the last step."""
         self._examples += batch.num_examples
         now, done = time.monotonic(), batch.index + 1
-        terminal = sys.stderr.isatty()
-        if done < self._num_steps and now - self._shown < (0.2 if terminal else self._log_every_s):
+        if done < self._num_steps and now - self._shown < REFRESH_S:
             return
         self._shown = now
-        rate = self._examples / (now - self._started)
-        remaining_s = (self._num_steps - done) * (now - self._started) / (done - self._first_step)
-        line = (
-            f"step {done}/{self._num_steps}  loss {hosted(pl_module).metrics[metric(TRAIN, LOSS)]:.4f}  {rate:.0f} examples/s  "
-            f"remaining {timedelta(seconds=round(remaining_s))}"
+        seconds = now - self._started
+        remaining = timedelta(seconds=round((self._num_steps - done) * seconds / (done - self._first_step)))
+        bar = "#" * (BAR_WIDTH * done // self._num_steps)
+        line = f"[{bar:.<{BAR_WIDTH}}] {done}/{self._num_steps}  loss {hosted(pl_module).metrics[metric(TRAIN, LOSS)]:.4f}"
+        sys.stderr.write(
+            f"\r{line}  {self._examples / seconds:.0f} examples/s  {remaining} left" + ("\n" if done == self._num_steps else "")
         )
-        sys.stderr.write(f"\r{line}\033[K" + ("\n" if done == self._num_steps else "") if terminal else f"{line}\n")
         sys.stderr.flush()
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def json_lines(path: Path) -> list[dict[str, Any]]:
     """Whole lines of a JSON-lines file; a last line that was cut by a kill is left out."""
     if not path.exists():
         return []

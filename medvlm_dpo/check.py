@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.config.catalogue import unpaired_losses
+from medvlm_dpo.config.catalogue import loss_nodes
 from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
@@ -92,7 +92,9 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     collector.attempt(lambda: call_target(config["adapter"]))
     decoding: DecodingSettings | None = collector.attempt(lambda: call_target(config["decoding"]))
     collector.problems += _loss_problems(config)
-    backbone: AbstractBackbone | None = collector.attempt(lambda: parts.made("model", config["model"], lambda: call_target(config["model"])))
+    backbone: AbstractBackbone | None = collector.attempt(
+        lambda: parts.made("model", config["model"], lambda: call_target(config["model"]))
+    )
     data: PreparedData | None = None
     task: EvaluationTask | None = collector.attempt(lambda: call_target(config["evaluation"]))
     evaluation_content, notes = "", list[str]()
@@ -107,7 +109,9 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     problems = _fit_problems(objective, data)
     num_train = len(data.examples["train"])
     if num_train < trainer.batch_size:
-        notes.append(f"trainer.batch_size={trainer.batch_size} is more than the {num_train} training examples: some stand in one step twice")
+        notes.append(
+            f"trainer.batch_size={trainer.batch_size} is more than the {num_train} training examples: some stand in one step twice"
+        )
     return CheckedCell(
         problems=problems,
         content={
@@ -131,7 +135,9 @@ def _loss_problems(config: Config) -> list[str]:
 def _prepared(config: Config, backbone: AbstractBackbone, parts: _Parts) -> PreparedData:
     key = {"data": config["data"], "model": config["model"]}
     return parts.made(
-        "data", key, lambda: prepare_data(call_target(config["data"]), backbone, parts.manifest, on_bad_record=config["data"]["on_bad_record"])
+        "data",
+        key,
+        lambda: prepare_data(call_target(config["data"]), backbone, parts.manifest, on_bad_record=config["data"]["on_bad_record"]),
     )
 
 
@@ -147,7 +153,7 @@ def _checked_questions(config: Config, task: EvaluationTask, decoding: DecodingS
 
 
 def _fit_problems(objective: Objective, data: PreparedData) -> list[str]:
-    problems = record_problems(objective, data.examples, unpaired_losses=unpaired_losses())
+    problems = record_problems(objective, data.examples, unpaired_losses=_unpaired_losses())
     corrupt = sorted(view for view in objective.demand.views if view.endswith("_corrupt"))
     if corrupt:
         problems.append(f"this loss scores answers on a corrupted image ({', '.join(corrupt)}), but corruption=none")
@@ -161,4 +167,11 @@ def _fit_problems(objective: Objective, data: PreparedData) -> list[str]:
 
 
 def _dropped_notes(data: PreparedData) -> list[str]:
-    return [f"{len(data.dropped)} bad records are left out (data.on_bad_record=drop); they are listed in result.json"] if data.dropped else []
+    return (
+        [f"{len(data.dropped)} bad records are left out (data.on_bad_record=drop); they are listed in result.json"] if data.dropped else []
+    )
+
+
+def _unpaired_losses() -> list[str]:
+    """Losses of the catalogue that accept examples with one answer, read off their demands."""
+    return [name for name, node in loss_nodes().items() if not build_objective(node, batch_size=2).demand.required_answers]

@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, backbone: AbstractBackbone, optimizer: torch.o
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     backbone.save_adapter(partial / "adapter")
-    # Nothing in a run draws random numbers after the adapter is made (dropout is off, the sampler is stateless), so there is no RNG to keep.
+    # There is no generator state to keep: after the adapter is made nothing draws (dropout is off, the sampler is stateless).
     torch.save({"optimizer": optimizer.state_dict(), "statistics": progress.statistics}, partial / "state.pt")
     write_bytes_atomic(partial / "progress.json", json.dumps({"schema_version": SCHEMA_VERSION, "step": progress.step}).encode())
     shutil.rmtree(final, ignore_errors=True)
@@ -46,7 +46,7 @@ def load_newest(folder: Path, backbone: AbstractBackbone, optimizer: torch.optim
             state: dict[str, Any] = torch.load(candidate / "state.pt", weights_only=True)
             backbone.load_adapter(candidate / "adapter")
         except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
-            print(f"checkpoint {candidate.name} cannot be read ({type(error).__name__}); trying the one before")  # noqa: T201
+            print(f"checkpoint {candidate.name} cannot be read ({type(error).__name__}); trying the one before")
             continue
         optimizer.load_state_dict(state["optimizer"])
         return Progress(step, state["statistics"])

@@ -48,7 +48,8 @@ def _serve(name: TensorName, batch: Batch, values: Mapping[str, TokenValues]) ->
     answers = batch.answers[name.view]
     if name.reduction == "token_":
         return _rows_of(padded(source, batch.rows.answer_index, batch.rows.num_answers), answers)
-    sums = torch.zeros(batch.rows.num_answers, dtype=torch.float64).index_add(0, batch.rows.answer_index, source.double())
+    zeros = torch.zeros(batch.rows.num_answers, dtype=torch.float64, device=source.device)
+    sums = zeros.index_add(0, batch.rows.answer_index, source.double())
     if name.reduction == "mean_":
         sums = sums / answer_lengths(batch)
     return _rows_of(sums, answers)
@@ -70,7 +71,7 @@ def padded(source: Float[Tensor, " response_token"], answer_index: Int[Tensor, "
     """Per-token values as one row per answer, right-padded with exact 0 to one common width."""
     lengths = torch.bincount(answer_index, minlength=num_answers)
     starts = lengths.cumsum(0) - lengths
-    columns = torch.arange(len(source)) - starts[answer_index]
+    columns = torch.arange(len(source), device=source.device) - starts[answer_index]
     return source.new_zeros((num_answers, int(lengths.max()))).index_put((answer_index, columns), source)
 
 

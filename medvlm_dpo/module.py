@@ -52,6 +52,10 @@ class PreferenceModule(LightningModule):
         self.backbone, self.objective, self._reference, self._settings = backbone, objective, reference, settings
         self._num_steps = num_steps
         self.step = 0  # optimiser steps done
+        self.num_tokens = 0  # scored by the policy in training, padding left out
+        self.optimizer = torch.optim.AdamW(
+            list(backbone.trainable().values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.statistics_states: dict[str, dict[str, Tensor]] = {}
         self.metrics: dict[str, float] = {}  # of the last step or validation
         self._free, self._all = free_diagnostics(objective.demand), all_diagnostics()
@@ -60,12 +64,11 @@ class PreferenceModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the adapter; the rate is set before every step from the step's number."""
-        trainable = list(self.backbone.trainable().values())
-        return torch.optim.AdamW(trainable, lr=self._settings.learning_rate, weight_decay=self._settings.weight_decay)
+        return self.optimizer
 
     def training_step(self, step: Step, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """One optimiser step: statistics over the global batch, then the micro-batches one by one, then clip and step."""
-        optimizer = self._optimizer()
+        optimizer: Any = self.optimizers()  # Lightning's wrapper, which counts steps
         optimizer.zero_grad(set_to_none=True)
         tensors = self.objective.demand.tensors | self._free.demand.tensors
         served = [partial(self._serve, batch, tensors) for batch in step.batches]
@@ -86,6 +89,7 @@ class PreferenceModule(LightningModule):
             group["lr"] = rate
         optimizer.step()
         self.step = step.index + 1
+        self.num_tokens += sum(int(batch.rows.padding_mask.sum()) for batch in step.batches)
         self.metrics = _named(TRAIN, totals) | {metric(TRAIN, GRADIENT_NORM): norm, metric(TRAIN, LEARNING_RATE): rate}
 
     def validation_step(self, step: Step, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
@@ -122,17 +126,15 @@ class PreferenceModule(LightningModule):
     def _estimate(self, served: list[Served]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         demand = self.objective.demand
         order = torch.cat([micro.batch.global_positions for micro in served]).argsort()
-        tensors = {str(name): torch.cat([micro.tensors[str(name)].detach() for micro in served])[order] for name in demand.estimator_tensors}
+        tensors = {
+            str(name): torch.cat([micro.tensors[str(name)].detach() for micro in served])[order] for name in demand.estimator_tensors
+        }
         facts = {name: torch.cat([micro.batch.facts[name] for micro in served])[order] for name in demand.estimator_facts}
         return self.objective.estimate(tensors, facts, self.statistics_states)
 
     def _totals(self, outputs: list[TermOutput], micro: Served, diagnostics: Diagnostics) -> dict[str, Total]:
         facts = micro.batch.facts
         return loss_totals(self.objective, outputs, facts) | diagnostics.totals(micro.tensors, facts)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        optimizer: Any = self.optimizers()
-        return optimizer
 
     def _clip(self) -> float:
         """Clips the global gradient norm; returns it as it was before.
@@ -143,7 +145,9 @@ class PreferenceModule(LightningModule):
         limit = self._settings.gradient_clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(list(self.backbone.trainable().values()), limit))
         if not math.isfinite(norm):
-            raise TrainingStoppedError(f"step {self.step}: the gradient norm is {norm}; lower trainer.learning_rate or look at the data of this step")
+            raise TrainingStoppedError(
+                f"step {self.step}: the gradient norm is {norm}; lower trainer.learning_rate or look at the data of this step"
+            )
         return norm
 
     def _learning_rate(self, index: int) -> float:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.data.collate import EncodedExample, encode_examples
-from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.content import read_source
 from medvlm_dpo.data.manifest import Manifest
+from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.records import BadRecord, DataSource, apply_policy
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.demand import Demand
@@ -90,8 +90,8 @@ def record_problems(objective: Objective, examples: Mapping[str, tuple[Example, 
     weightless = [example.id for example in every if example.pair_weight is None]
     if "pair_weight" in objective.demand.facts and weightless:
         problems.append(
-            f"loss needs pair_weight, but {len(weightless)} of {len(every)} records have none (field weighted_score, first: id {weightless[0]}); "
-            "a missing weight is never taken as 1"
+            f"loss needs pair_weight, but {len(weightless)} of {len(every)} records have none (field weighted_score, "
+            f"first: id {weightless[0]}); a missing weight is never taken as 1"
         )
     return problems
 

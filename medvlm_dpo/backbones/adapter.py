@@ -1,6 +1,7 @@
 """LoRA on the language model only: the one trainable part of a cell by default."""
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +50,23 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int) -> Pe
     names = "|".join(re.escape(name) for name in settings.target_modules)
     pattern = rf".*language_model\..*\.({names})"  # "all-linear" would also train the vision tower and the projector
     if not any(re.fullmatch(pattern, name) for name, _ in model.named_modules()):
-        linears = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and "language_model" in name}
-        raise InputError(f"adapter.target_modules={settings.target_modules}: the language model has none; its linear layers are {sorted(linears)}")
+        linears = {
+            name.rsplit(".", 1)[-1]
+            for name, part in model.named_modules()
+            if isinstance(part, torch.nn.Linear) and "language_model" in name
+        }
+        raise InputError(
+            f"adapter.target_modules={settings.target_modules}: the language model has none; its linear layers are {sorted(linears)}"
+        )
     torch.manual_seed(seed)
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=pattern, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, config)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, target_modules=pattern, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
+        )  # peft 0.21 asks transformers 5 so
+        adapted = get_peft_model(model, config)
     outside = [name for name, weight in adapted.named_parameters() if weight.requires_grad and "language_model" not in name]
     if outside:
         raise RuntimeError(f"trainable tensors outside the language model: {outside[:5]}")

@@ -53,6 +53,11 @@ class AbstractBackbone(ABC):
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         """Freezes the weights and adds a fresh adapter to the language model."""
 
+    @property
+    @abstractmethod
+    def has_adapter(self) -> bool:
+        """Whether `add_adapter` was called."""
+
     @abstractmethod
     def adapter_disabled(self) -> AbstractContextManager[None]:
         """Inside it the model is its starting point."""

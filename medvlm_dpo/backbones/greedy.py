@@ -30,7 +30,7 @@ def greedy(
         Ids per row, without the end token.
     """
     answers: list[list[int]] = [[] for _ in range(len(embedded))]
-    running = torch.ones(len(embedded), dtype=torch.bool)
+    running = torch.ones(len(embedded), dtype=torch.bool, device=embedded.device)
     positions = (padding_mask.cumsum(-1) - 1).clamp(min=0)  # positions count real tokens, so padding changes nothing
     cache: Any = None
     for _ in range(max_new_tokens):

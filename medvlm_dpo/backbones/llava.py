@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.utils.logging import disable_progress_bar
 
 from medvlm_dpo.backbones import adapter as adapters
 from medvlm_dpo.backbones.adapter import LoraSettings
@@ -56,13 +57,17 @@ class LlavaBackbone(AbstractBackbone):
 
     def load(self) -> None:
         """Reads the weights in the dtype of the checkpoint; every tensor must fit."""
+        disable_progress_bar()  # the log needs no bar for reading a file
         model, report = LlavaForConditionalGeneration.from_pretrained(
             self._folder, output_loading_info=True, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
         )
         wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]}
         if wrong:
             shown = "; ".join(f"{len(names)} {kind.replace('_keys', '')} (first: {names[0]})" for kind, names in wrong.items())
-            raise InputError(f"model.checkpoint={self._folder}: the weights do not fit this architecture: {shown}. Use a copy in the transformers layout.")
+            raise InputError(
+                f"model.checkpoint={self._folder}: the weights do not fit this architecture: {shown}. Use a copy "
+                "in the transformers layout."
+            )
         self._model = model.eval().requires_grad_(requires_grad=False)  # eval: dropout off, in the reference too
 
     def pixels(self, image: ImageSource) -> Float[Tensor, "channel height width"]:
@@ -85,9 +90,10 @@ class LlavaBackbone(AbstractBackbone):
     def generate(self, prompts: Sequence[Sequence[int]], pixel_values: Tensor, *, max_new_tokens: int) -> list[list[int]]:
         """Greedy answers; prompts of different length are padded on the left and masked."""
         width = max(map(len, prompts))
-        input_ids = torch.tensor([[self.encoder.end_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-        padding_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        embedded = self._embed(input_ids, self._image_features(pixel_values))
+        device = self._model.device
+        input_ids = torch.tensor([[self.encoder.end_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        padding_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+        embedded = self._embed(input_ids, self._image_features(pixel_values.to(device)))
         return greedy(
             self._model.model.language_model,
             self._model.lm_head,
@@ -100,6 +106,11 @@ class LlavaBackbone(AbstractBackbone):
     def add_adapter(self, settings: LoraSettings, *, seed: int) -> None:
         """LoRA on the language model; the model stays reachable under the same names."""
         self._adapted = adapters.add_lora(self._model, settings, seed=seed)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is one."""
+        return self._adapted is not None
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         """The starting point, bit for bit."""
@@ -142,7 +153,9 @@ def checkpoint_folder(checkpoint: str | None, source: str) -> Path:
         InputError: if it is not set, not there, or lacks a file; says what to get.
     """
     if checkpoint is None:
-        raise InputError(f"model.checkpoint is not set. This model needs {source}. Download it, then set model.checkpoint=/path/to/its/folder")
+        raise InputError(
+            f"model.checkpoint is not set. This model needs {source}. Download it, then set model.checkpoint=/path/to/its/folder"
+        )
     builtin = checkpoint.removeprefix("builtin:")
     folder = BUILTIN_MODELS / builtin if checkpoint.startswith("builtin:") else Path(checkpoint).expanduser()
     if not folder.is_dir():
@@ -150,5 +163,8 @@ def checkpoint_folder(checkpoint: str | None, source: str) -> Path:
     missing = [name for name in NEEDED_FILES if not (folder / name).is_file()]
     missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
     if missing:
-        raise InputError(f"model.checkpoint={checkpoint}: {', '.join(missing)} missing there; expected a checkpoint in the transformers layout, with {source}")
+        raise InputError(
+            f"model.checkpoint={checkpoint}: {', '.join(missing)} missing there; "
+            f"expected a checkpoint in the transformers layout, with {source}"
+        )
     return folder

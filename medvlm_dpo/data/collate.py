@@ -150,3 +150,15 @@ def only_views(batch: Batch, views: Iterable[str]) -> Batch:
             num_answers=len(wanted),
         ),
     )
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The same micro-batch on a device."""
+    rows = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch.rows).items()}
+    return replace(
+        batch,
+        rows=Rows(**rows),
+        answers={view: answers.to(device) for view, answers in batch.answers.items()},
+        facts={name: fact.to(device) for name, fact in batch.facts.items()},
+        global_positions=batch.global_positions.to(device),
+    )

@@ -1,12 +1,14 @@
 """Loaders whose items are optimiser steps."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from medvlm_dpo.data.collate import EncodedExample, collate
+from medvlm_dpo.data.collate import EncodedExample, collate, moved
 from medvlm_dpo.data.sampler import micro_batches, step_examples
 from medvlm_dpo.vocab import ImageSource, Step
 
@@ -16,7 +18,7 @@ Pixels = Callable[[ImageSource], Tensor]
 class TrainingSteps(IterableDataset[Step]):
     """The steps `first_step .. num_steps-1` of a run."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self, examples: Sequence[EncodedExample], views: frozenset[str], pixels: Pixels, *,
         batch_size: int, micro_batch_size: int, seed: int, num_steps: int, first_step: int,
     ) -> None:  # fmt: skip
@@ -38,7 +40,9 @@ class TrainingSteps(IterableDataset[Step]):
 class ValidationSteps(IterableDataset[Step]):
     """The validation pairs in their own order; the last item may be smaller."""
 
-    def __init__(self, examples: Sequence[EncodedExample], views: frozenset[str], pixels: Pixels, *, batch_size: int, micro_batch_size: int) -> None:
+    def __init__(
+        self, examples: Sequence[EncodedExample], views: frozenset[str], pixels: Pixels, *, batch_size: int, micro_batch_size: int
+    ) -> None:
         self._examples, self._views, self._pixels = examples, views, pixels
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
 
@@ -67,12 +71,16 @@ class PreferenceData(LightningDataModule):
 
     def __init__(self, training: TrainingSteps, validation: ValidationSteps) -> None:
         super().__init__()
-        self._training, self._validation = training, validation
+        self.training, self.validation = training, validation
 
     def train_dataloader(self) -> DataLoader[Step]:
         """Remaining training steps."""
-        return DataLoader(self._training, batch_size=None)
+        return DataLoader(self.training, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Step]:
         """All validation pairs."""
-        return DataLoader(self._validation, batch_size=None)
+        return DataLoader(self.validation, batch_size=None)
+
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:  # noqa: ARG002 - Lightning's signature
+        """Frozen dataclasses are moved by us; Lightning refuses them."""
+        return replace(batch, batches=tuple(moved(micro, device) for micro in batch.batches))

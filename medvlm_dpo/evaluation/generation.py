@@ -24,7 +24,7 @@ def generate_answers(
     *,
     max_new_tokens: int,
     batch_size: int,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None],
 ) -> list[Answer]:
     """Answers in the order of the questions.
 
@@ -36,7 +36,9 @@ def generate_answers(
         report: called with (done, total) after every batch.
     """
     prompts = [backbone.encoder.prompt_ids(question.turns) for question in questions]
-    order = sorted(range(len(questions)), key=lambda index: (len(prompts[index]), questions[index].image.key))  # little padding, images shared
+    order = sorted(
+        range(len(questions)), key=lambda index: (len(prompts[index]), questions[index].image.key)
+    )  # little padding, images shared
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]

@@ -1,0 +1,200 @@
+"""One training run: from encoded examples to an adapter and its figures."""
+
+import logging
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from medvlm_dpo.backbones.adapter import LoraSettings
+from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.callbacks import Checkpoints, GradientCheck, MetricsLog, ProgressBar, StartCheck, json_lines
+from medvlm_dpo.checkpoint import load_newest
+from medvlm_dpo.data.collate import EncodedExample
+from medvlm_dpo.data.datamodule import PreferenceData, TrainingSteps, ValidationSteps
+from medvlm_dpo.data.sampler import num_steps
+from medvlm_dpo.metrics import TRAIN, VALIDATION
+from medvlm_dpo.module import PreferenceModule, ReferenceValues
+from medvlm_dpo.objectives.diagnostics import all_diagnostics
+from medvlm_dpo.objectives.terms import Objective
+from medvlm_dpo.settings import TrainerSettings
+
+EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",  # preprocessing is cheap beside the model
+    ".*IterableDataset.*has `__len__` defined.*",  # ours counts steps; workers are not used
+    ".*in eval mode at the start of training.*",  # on purpose: dropout off, in policy and reference alike
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch 2.13
+)
+MIN_FINAL_STEPS = 10  # the reported training metrics are means over the last tenth of the steps, at least these
+
+
+@dataclass(frozen=True)
+class TrainedCell:
+    """What a run leaves behind besides the adapter.
+
+    Args:
+        training: figures of the run: steps, examples, tokens, seconds, rate, memory.
+        start_metrics: validation before the first step.
+        metrics: training means over the last tenth of the steps (at least ten), and validation after the last step.
+    """
+
+    training: dict[str, Any]
+    start_metrics: dict[str, float]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """Where a run writes.
+
+    Args:
+        checkpoints: folder of checkpoints.
+        metrics: the metrics file.
+        adapter: folder of the finished adapter.
+    """
+
+    checkpoints: Path
+    metrics: Path
+    adapter: Path
+
+
+def train(  # noqa: PLR0913 - the parts of a cell, each by name
+    backbone: AbstractBackbone,
+    objective: Objective,
+    reference: ReferenceValues,
+    splits: Mapping[str, tuple[EncodedExample, ...]],
+    *,
+    adapter: LoraSettings,
+    settings: TrainerSettings,
+    seed: int,
+    files: CellFiles,
+) -> TrainedCell:
+    """Trains a fresh adapter, or goes on from the newest checkpoint, and saves the adapter.
+
+    Args:
+        backbone: loaded, without adapter.
+        objective: what to minimise.
+        reference: gives the reference's values when the objective asks.
+        splits: encoded examples, `train` and `validation`; an empty validation split skips validation.
+        adapter: what to train.
+        settings: how.
+        seed: of the adapter's random half and of the order of examples.
+        files: where to write.
+    """
+    backbone.add_adapter(adapter, seed=seed)
+    steps = num_steps(
+        num_examples=len(splits["train"]), batch_size=settings.batch_size, max_epochs=settings.max_epochs, max_steps=settings.max_steps
+    )
+    module = PreferenceModule(backbone, objective, reference, settings, num_steps=steps)
+    resumed = load_newest(files.checkpoints, backbone, module.optimizer)
+    if resumed is not None:
+        print(f"resuming after step {resumed.step}")
+        module.step, module.statistics_states = resumed.step, resumed.statistics
+    data = _data(backbone, objective, splits, settings, seed=seed, steps=steps, first_step=module.step)
+    seconds = _fit(module, data, settings, files, steps=steps)
+    backbone.save_adapter(files.adapter)
+    lines = json_lines(files.metrics)
+    return TrainedCell(
+        training={
+            "steps": steps,
+            "examples": steps * settings.batch_size,
+            "tokens": module.num_tokens,
+            "seconds": round(seconds, 2),
+            "steps_per_second": round(len(data.training) / seconds, 3),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "trainable_parameters": sum(weight.numel() for weight in backbone.trainable().values()),
+            "resumed_after_step": resumed.step if resumed is not None else None,
+        },
+        start_metrics=_validation(lines[:1]),
+        metrics=_final_training(lines, steps) | _validation(lines[-1:]),
+    )
+
+
+def _data(
+    backbone: AbstractBackbone,
+    objective: Objective,
+    splits: Mapping[str, tuple[EncodedExample, ...]],
+    settings: TrainerSettings,
+    *,
+    seed: int,
+    steps: int,
+    first_step: int,
+) -> PreferenceData:
+    views = objective.demand.views
+    micro_batch_size = settings.micro_batch_size or settings.batch_size
+    training = TrainingSteps(
+        splits["train"], views, backbone.pixels, batch_size=settings.batch_size, micro_batch_size=micro_batch_size, seed=seed,
+        num_steps=steps, first_step=first_step,
+    )  # fmt: skip
+    validation = ValidationSteps(
+        splits["validation"],
+        views | all_diagnostics().demand.views,
+        backbone.pixels,
+        batch_size=settings.batch_size,
+        micro_batch_size=micro_batch_size,
+    )
+    return PreferenceData(training, validation)
+
+
+def _fit(module: PreferenceModule, data: PreferenceData, settings: TrainerSettings, files: CellFiles, *, steps: int) -> float:
+    """Validates, trains, validates; returns the seconds of training, without the two validations around it."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    metrics_log = MetricsLog(files.metrics, first_step=module.step)
+    callbacks: list[Callback] = [
+        StartCheck(),
+        GradientCheck(settings.learning_rate),
+        metrics_log,
+        Checkpoints(files.checkpoints, every_steps=settings.checkpoint_every_steps, every_min=settings.checkpoint_every_min),
+        ProgressBar(num_steps=steps, first_step=module.step),
+    ]
+    every = settings.validate_every_steps
+    between = every if every is not None and every <= len(data.training) else None
+    validator = _trainer([metrics_log])
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        if module.step == 0 and len(data.validation):
+            validator.validate(module, datamodule=data, verbose=False)
+        started = time.monotonic()
+        if module.step < steps:
+            _trainer(callbacks, val_check_interval=between, limit_val_batches=None if between else 0).fit(module, datamodule=data)
+        seconds = time.monotonic() - started
+        if len(data.validation):
+            validator.validate(module, datamodule=data, verbose=False)
+    return seconds
+
+
+def _trainer(callbacks: list[Callback], *, val_check_interval: int | None = None, limit_val_batches: int | None = None) -> Trainer:
+    return Trainer(
+        accelerator="auto" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        max_epochs=1,  # one pass over the loader, whose items are the steps of the whole run
+        val_check_interval=val_check_interval,
+        limit_val_batches=limit_val_batches,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[LightningEnvironment()],  # Lightning must not look for SLURM: checkpoints and requeueing are ours
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _validation(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {name: value for line in lines for name, value in line.items() if name.startswith(f"{VALIDATION}/")}
+
+
+def _final_training(lines: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
+    first = steps - max(MIN_FINAL_STEPS, steps // 10)
+    final = [line for line in lines if line["step"] > first]
+    names = {name for line in final for name in line if name.startswith(f"{TRAIN}/")}
+    return {name: statistics.fmean(line[name] for line in final if name in line) for name in sorted(names)}
