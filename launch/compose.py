@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def compose_cells(arguments: list[str]) -> list[dict[str, Any]]:
 
 def import_folders(arguments: list[str]) -> list[str]:
     """Where a user's own python files may lie: the current folder, and the folder given by --config-dir and its parent."""
-    known, _ = get_args_parser().parse_known_args(arguments)
+    known, _ = _parsed(arguments)
     folders = [Path.cwd()]
     if known.config_dir:
         given = Path(known.config_dir).resolve()
@@ -93,16 +94,35 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
     Hydra would try plain values on the first configuration, whose groups are the defaults: `-m loss=simpo,cpo
     loss.gamma_beta_ratio=0.3` would be refused because the default loss has no such key. Axes are tried cell by cell.
     """
-    known, _ = get_args_parser().parse_known_args(arguments)
-    given = arguments
+    known, overrides = _parsed(arguments)
+    options = _without(arguments, overrides)
     if not any((known.cfg, known.info, known.help, known.hydra_help, known.shell_completion)):
-        axes = {item: _as_axis(item, grid=known.multirun) for item in known.overrides}
-        given = [axes.get(item, item) for item in arguments] + ([] if known.multirun else ["--multirun"])
-    before, sys.argv = sys.argv, [sys.argv[0], *given]
+        overrides = [_as_axis(item, grid=known.multirun) for item in overrides]
+        options += [] if known.multirun else ["--multirun"]
+    before, sys.argv = sys.argv, [sys.argv[0], *options, *overrides]
     try:
         yield
     finally:
         sys.argv = before
+
+
+def _parsed(arguments: list[str]) -> tuple[Namespace, list[str]]:
+    """Options and overrides, in whatever order they stand; Hydra itself wants all overrides in one run."""
+    parser = get_args_parser()
+    known, rest = parser.parse_known_args(arguments)
+    unknown = [item for item in rest if item.startswith("-")]
+    if unknown:
+        valid = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+        raise InputError(f"{item}: there is no such option{nearest(item, valid)}" for item in unknown)
+    named = [*known.overrides, *rest]
+    return known, sorted(named, key=arguments.index)
+
+
+def _without(arguments: list[str], overrides: list[str]) -> list[str]:
+    left = list(arguments)
+    for override in overrides:
+        left.remove(override)
+    return left
 
 
 def _as_axis(override: str, *, grid: bool) -> str:
@@ -136,10 +156,11 @@ def _plain(config: DictConfig, folders: list[str]) -> dict[str, Any]:
         raise InputError("hydra/launcher: this launcher is not ours; choose local")
     machine = config.hydra
     try:
-        missing = sorted({key.removeprefix("hydra.runtime.choices.") for key in OmegaConf.missing_keys(config)})
+        incomplete = {key.removeprefix("hydra.runtime.choices.") for key in OmegaConf.missing_keys(config)}
+        missing = sorted(key for key in incomplete if not key.startswith("hydra."))  # Hydra fills in its own when it runs a job
         if missing:
             raise InputError(missing_value(key) for key in missing)
-        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(sentences(error)) from error
     if not isinstance(resolved, dict):

@@ -4,6 +4,7 @@ import signal
 import sys
 from types import FrameType
 
+from launch.child import add_import_folders
 from launch.compose import compose_cells
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.errors import InputError
@@ -43,6 +44,7 @@ def _run(arguments: list[str]) -> int:
     task = cells[0]["task"]
     if any(cell["task"] != task for cell in cells):
         raise InputError("task: a command has one task; give one command per task")
+    add_import_folders(cells[0]["import_folders"])
     problems = check_targets({"task": task})
     if problems:
         raise InputError(problems)

@@ -58,7 +58,7 @@ def _cause_words(error: BaseException, cause: OmegaConfBaseException, overrides:
     if isinstance(cause, MissingMandatoryValue):
         return missing_value(str(cause.full_key))
     if isinstance(cause, InterpolationResolutionError):
-        return f"{cause.full_key}: its reference cannot be resolved ({_one_line(str(cause.msg))}); check the name inside ${{...}}"
+        return f"{cause.full_key}: its reference cannot be resolved ({str(cause.msg).splitlines()[0]}); check the name inside ${{...}}"
     return _one_line(str(error))
 
 

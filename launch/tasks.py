@@ -10,7 +10,7 @@ from launch.child import call_in_child
 from launch.freeze import FrozenSweep, freeze_sweep, refuse_unwritable
 from launch.plan import PlannedCell, plan_cells
 from launch.state import read_yaml
-from medvlm_dpo.config.identity import CheckedCell
+from medvlm_dpo.config.identity import SCIENCE_GROUPS, CheckedCell
 from medvlm_dpo.config.instantiate import locate
 from medvlm_dpo.errors import InputError, nearest
 
@@ -155,8 +155,5 @@ def _with_evaluation(cell: dict[str, Any], config: dict[str, Any]) -> dict[str, 
     """A stored configuration with the evaluation and the decoding asked for now; of a starting model, the rest as composed."""
     stored = cell["config"]
     choices = {**config["choices"], **stored["choices"], **{group: config["choices"].get(group) for group in ("evaluation", "decoding")}}
-    now = {
-        key: config[key]
-        for key in ("evaluation", "decoding", "task", "paths", "launcher", "import_folders", "overrides", "check", "sweep_name")
-    }
-    return {**config, **stored, **now, "choices": choices}
+    kept = {group: stored[group] for group in (*SCIENCE_GROUPS, "seed") if group in stored}
+    return {**config, **kept, "choices": choices}
