@@ -56,9 +56,9 @@ class Fields:
         return identifier_of(self.record, name) or self._missing(name, "a string or a whole number")
 
     def text(self, name: str, *, required: bool = True) -> str | None:
-        """A string that is not blank, without blanks at its ends."""
+        """A string that is not blank, without blanks at its ends; where it is not required, a blank one is an absent one."""
         value = self.record.get(name)
-        if value in (None, "") and not required:
+        if not required and (value is None or (isinstance(value, str) and not value.strip())):
             return None
         if not isinstance(value, str):
             return self._missing(name, "a string")

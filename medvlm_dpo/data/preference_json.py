@@ -21,7 +21,7 @@ from medvlm_dpo.data.conversations import Conversation, first_difference, read_c
 from medvlm_dpo.data.image_folder import CheckedImage, check_images, conversion_notes, existing, existing_images, refuse_wrong_root
 from medvlm_dpo.data.json_records import Fields, RawRecord, image_names, kind_of, read_records
 from medvlm_dpo.data.manifest import Manifest
-from medvlm_dpo.data.records import ReadReport, apply_policy, validate_settings
+from medvlm_dpo.data.records import ReadReport, all_of, apply_policy, validate_settings
 from medvlm_dpo.data.splits import split_by_image
 from medvlm_dpo.data.table import Candidate, one_per_id
 from medvlm_dpo.errors import InputError
@@ -62,10 +62,13 @@ class PreferenceJson:
     def __init__(
         self, *, path: str, image_root: str, data_class: str, on_bad_record: str = "error", validation_fraction: float = 0.1
     ) -> None:
-        validate_settings(data_class, on_bad_record)
-        if not 0 < validation_fraction < 1:
-            raise InputError(f"data.validation_fraction must lie between 0 and 1, both excluded, got {validation_fraction}")
-        self._path, self._root = existing(path, "data.path"), existing(image_root, "data.image_root", folder=True)
+        all_of(
+            lambda: validate_settings(data_class, on_bad_record),
+            lambda: existing(path, "data.path"),
+            lambda: existing(image_root, "data.image_root", folder=True),
+            lambda: _validate_fraction(validation_fraction),
+        )
+        self._path, self._root = Path(path).expanduser(), Path(image_root).expanduser()
         self.data_class, self._on_bad_record, self._validation_fraction = data_class, on_bad_record, validation_fraction
 
     def read(self, manifest: Manifest | None = None) -> ReadReport:
@@ -83,8 +86,8 @@ class PreferenceJson:
         dropped = apply_policy(table.bad, self._on_bad_record, len(table.good) + len(table.bad), self.data_class)
         examples = [_example(id_, record, images) for id_, record in table.good.items()]
         splits, split_notes = split_by_image(examples, self._validation_fraction)
-        used = [images[name] for record in table.good.values() for name in (record.image, record.rejected_image) if name]
-        notes = [*table.notes, *conversion_notes(used), *split_notes]
+        used = {name for record in table.good.values() for name in (record.image, record.rejected_image) if name}
+        notes = [*table.notes, *conversion_notes(images[name] for name in used), *split_notes]
         return ReadReport(splits, dropped=dropped, notes=tuple(notes), num_records=len(candidates))
 
     def named_files(self) -> Mapping[str, Path]:
@@ -110,6 +113,11 @@ class PreferenceJson:
 
     def _image_names(self) -> list[str]:
         return image_names(self._raw, ("image", "rejected_image"))
+
+
+def _validate_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise InputError(f"data.validation_fraction must lie between 0 and 1, both excluded, got {fraction}")
 
 
 def _candidate(raw: RawRecord) -> Candidate[PreferenceRecord]:

@@ -1,6 +1,6 @@
 """What a data source hands over: good records, bad records with their reasons, and the policy for bad ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -102,6 +102,22 @@ def printable(content: str) -> str:
     return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 3]}..."
 
 
+def all_of(*checks: Callable[[], object]) -> None:
+    """Runs every check, so that one message tells everything.
+
+    Raises:
+        InputError: with the problems of all checks that failed.
+    """
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
 def validate_settings(data_class: str, on_bad_record: str, *, group: str = "data") -> None:
     """Refuses wrong values of the two settings every data source has.
 
@@ -113,15 +129,13 @@ def validate_settings(data_class: str, on_bad_record: str, *, group: str = "data
     Raises:
         InputError: with one sentence per wrong setting.
     """
-    problems: list[str] = []
-    try:
-        validate_data_class(data_class, f"{group}.data_class")
-    except InputError as error:
-        problems += error.problems
+    all_of(lambda: validate_data_class(data_class, f"{group}.data_class"), lambda: _validate_policy(on_bad_record, group))
+
+
+def _validate_policy(on_bad_record: str, group: str) -> None:
     if on_bad_record not in BAD_RECORD_POLICIES:
-        problems.append(f"{group}.on_bad_record: '{on_bad_record}' is no policy{nearest(str(on_bad_record), BAD_RECORD_POLICIES)}")
-    if problems:
-        raise InputError(problems)
+        hint = nearest(str(on_bad_record), BAD_RECORD_POLICIES)
+        raise InputError(f"{group}.on_bad_record: '{on_bad_record}' is no policy for bad records{hint}")
 
 
 def apply_policy(

@@ -17,7 +17,7 @@ from medvlm_dpo.data.conversations import IMAGE_PLACEHOLDER, without_placeholder
 from medvlm_dpo.data.image_folder import CheckedImage, check_images, conversion_notes, existing, existing_images, refuse_wrong_root
 from medvlm_dpo.data.json_records import Fields, RawRecord, image_names, kind_of, read_records
 from medvlm_dpo.data.manifest import Manifest
-from medvlm_dpo.data.records import ReadReport, apply_policy, validate_settings
+from medvlm_dpo.data.records import ReadReport, all_of, apply_policy, validate_settings
 from medvlm_dpo.data.table import Candidate, one_per_id
 from medvlm_dpo.vocab import Question, Turn
 
@@ -51,8 +51,12 @@ class VqaJsonl:
     """
 
     def __init__(self, *, path: str, image_root: str, data_class: str, on_bad_record: str = "error") -> None:
-        validate_settings(data_class, on_bad_record, group="evaluation")
-        self._path, self._root = existing(path, "evaluation.path"), existing(image_root, "evaluation.image_root", folder=True)
+        all_of(
+            lambda: validate_settings(data_class, on_bad_record, group="evaluation"),
+            lambda: existing(path, "evaluation.path"),
+            lambda: existing(image_root, "evaluation.image_root", folder=True),
+        )
+        self._path, self._root = Path(path).expanduser(), Path(image_root).expanduser()
         self.data_class, self._on_bad_record = data_class, on_bad_record
 
     def read(self, manifest: Manifest | None = None) -> ReadReport:
