@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.demand import PREVIOUS, Bound
 from medvlm_dpo.vocab import TENSOR_NAMES, ObjectiveOutput
 
@@ -45,16 +46,21 @@ def estimate(estimator: Bound, served: Mapping[str, Tensor], previous: State) ->
 
     Returns:
         The value, and the state to keep if it has one.
+
+    Raises:
+        InputError: if the function returns something else.
     """
     with torch.no_grad():
         arguments: list[Any] = [
             previous if name == PREVIOUS else serve(_as_served(name), served).detach().double() for name in estimator.arguments
         ]
         result = estimator.function(*arguments, **estimator.settings)
-    if PREVIOUS in estimator.arguments:
-        value, state = cast("tuple[Statistic, dict[str, Tensor]]", result)
-        return value, state
-    return cast("Statistic", result), None
+    if PREVIOUS not in estimator.arguments:
+        return _statistic(result, estimator), None
+    pair = cast("tuple[object, ...]", result) if isinstance(result, tuple) else ()
+    if len(pair) != 2 or not isinstance(pair[1], dict):
+        raise InputError(f"{estimator.name} asks for its previous state, so it must return the pair (value, new state)")
+    return _statistic(pair[0], estimator), cast("dict[str, Tensor]", pair[1])
 
 
 def evaluate(
@@ -70,6 +76,7 @@ def evaluate(
 
     Raises:
         TypeError: if a tensor is neither float32 nor float64.
+        InputError: if the function returns something else than an `ObjectiveOutput`.
     """
     asked = {name: serve(name, tensors) for name in bound.arguments if name in TENSOR_NAMES}
     for name, value in asked.items():
@@ -77,7 +84,10 @@ def evaluate(
             raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
     sample = next(iter(asked.values()))
     arguments = [_argument(name, bound, asked, facts, statistics, sample) for name in bound.arguments]
-    return cast("ObjectiveOutput", bound.function(*arguments, **bound.settings))
+    output = bound.function(*arguments, **bound.settings)
+    if not isinstance(output, ObjectiveOutput):
+        raise InputError(f"{bound.name} must return an ObjectiveOutput, got {type(output).__name__}")
+    return output
 
 
 def cut(statistic: Statistic, positions: Tensor) -> Statistic:
@@ -87,6 +97,14 @@ def cut(statistic: Statistic, positions: Tensor) -> Statistic:
         return value[positions.to(value.device)] if value.ndim else value
 
     return _each(statistic, rows)
+
+
+def _statistic(value: object, estimator: Bound) -> Statistic:
+    parts = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise InputError(f"{estimator.name} must return a tensor or a named tuple of tensors, got {type(part).__name__}")
+    return cast("Statistic", value)
 
 
 def _argument(

@@ -225,7 +225,10 @@ def _setting_problems(signature: _Signature, settings: Mapping[str, Any], where:
 
 
 def _given(signature: _Signature, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: settings[key] for key in signature.settings if key in settings}
+    """The settings as the function gets them: yaml's `beta: 1` becomes the float it is annotated as."""
+    given = {key: settings[key] for key in signature.settings if key in settings}
+    numbers = {key: number_of(value) for key, value in given.items() if signature.annotations.get(key) is float}
+    return given | {key: number for key, number in numbers.items() if number is not None}
 
 
 def _statistic(signature: _Signature, name: str, value: object, where: str) -> tuple[Bound | float | None, list[str]]:

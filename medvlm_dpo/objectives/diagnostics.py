@@ -91,7 +91,7 @@ class Diagnostics:
             tensors: `demand.tensors` by name, [example]; a `policy_` tensor serves for its detached twin.
             facts: `demand.facts` by name, [example].
         """
-        served = {**facts, **tensors}
+        served = {**{name: fact.double() for name, fact in facts.items()}, **tensors}
         return {
             name: masked_total(bound.function(*(serve(argument, served) for argument in bound.arguments)), _spoken_of(bound), facts)
             for name, bound in self.functions.items()

@@ -1,7 +1,6 @@
 """Runs a bound objective once on made-up values, so that a setting out of range or a broken body is found before any weight is read."""
 
 from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,25 +53,24 @@ def _made_up(demand: Demand, batch_size: int) -> tuple[dict[str, Tensor], dict[s
 
 
 def _sentences(error: Exception, name: str, where: str) -> list[str]:
-    """A refusal of the function as it words it, with the true place of its keys; anything else is a broken body."""
-    if not isinstance(error, ValueError):
-        return [f"{where}: {name} failed on made-up values before training ({type(error).__name__}: {error})"]
-    texts = error.problems if isinstance(error, InputError) else (str(error),)
-    return [where + text.removeprefix("loss") if text.startswith("loss.") else f"{name} {text}" for text in texts]
+    """A refusal as the function words it, with the true place of its keys; anything else is a broken body."""
+    if isinstance(error, InputError):
+        return [where + text.removeprefix("loss") if text.startswith("loss.") else text for text in error.problems]
+    if isinstance(error, ValueError):
+        text = str(error)
+        return [where + text.removeprefix("loss") if text.startswith("loss.") else f"{name} {text}"]
+    return [f"{where}: {name} failed on made-up values before training ({type(error).__name__}: {error})"]
 
 
-def _statistic_problems(value: Any, name: str, batch_size: int) -> list[str]:
-    parts = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
-    for part in parts:
-        if not isinstance(part, Tensor) or tuple(part.shape) not in ((), (batch_size,)):
-            found = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-            return [f"{name} must return a scalar, one value per example ({batch_size},), or a named tuple of these, got {found}"]
-    return []
+def _statistic_problems(value: Statistic, name: str, batch_size: int) -> list[str]:
+    return [
+        f"{name} must return a scalar, one value per example ({batch_size},), or a named tuple of these, got shape {tuple(part.shape)}"
+        for part in (value if isinstance(value, tuple) else (value,))
+        if tuple(part.shape) not in ((), (batch_size,))
+    ]
 
 
-def _output_problems(output: object, bound: Bound, tensors: Mapping[str, Tensor], batch_size: int) -> list[str]:
-    if not isinstance(output, ObjectiveOutput):
-        return [f"{bound.name} must return an ObjectiveOutput, got {type(output).__name__}"]
+def _output_problems(output: ObjectiveOutput, bound: Bound, tensors: Mapping[str, Tensor], batch_size: int) -> list[str]:
     problems = [
         f"{bound.name}: '{view}' is no view; rewards are kept by {', '.join(VIEWS)}" for view in output.rewards if view not in VIEWS
     ]

@@ -18,7 +18,7 @@ def number_of(value: object) -> float | None:
     """The value as a number, or None if it is something else; yaml's true and false are no numbers, a NaN neither."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return None if math.isnan(value) else value
+    return None if math.isnan(value) else float(value)
 
 
 def shown(value: object) -> str:

@@ -8,12 +8,12 @@ from medvlm_dpo.errors import InputError
 
 def positive(settings: Mapping[str, float]) -> list[str]:
     """One problem for every setting that is not a finite number above 0 (a NaN is neither)."""
-    return [f"loss.{key} must be > 0, got {value}" for key, value in settings.items() if not 0 < value < math.inf]
+    return [f"loss.{key} must be > 0, got {value:g}" for key, value in settings.items() if not 0 < value < math.inf]
 
 
 def not_negative(settings: Mapping[str, float]) -> list[str]:
     """One problem for every setting that is not a finite number of at least 0."""
-    return [f"loss.{key} must be >= 0, got {value}" for key, value in settings.items() if not 0 <= value < math.inf]
+    return [f"loss.{key} must be >= 0, got {value:g}" for key, value in settings.items() if not 0 <= value < math.inf]
 
 
 def refuse(problems: list[str]) -> None:
