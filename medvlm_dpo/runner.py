@@ -87,7 +87,7 @@ def _run(folder: Path) -> None:
     cell = read_cell(folder).cell
     config: Mapping[str, Any] = cell["config"]
     sys.path.extend(place for place in config["import_folders"] if place not in sys.path)
-    threads = _threads(config["launcher"])
+    threads = _threads()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True)
     manifest = Manifest(Path(config["paths"]["output_dir"]) / "manifest.json")
@@ -155,12 +155,10 @@ def _verify(what: str, content: str, cell: Mapping[str, Any]) -> None:
         raise InputError(f"{what}: its files changed after this cell was frozen. Give the command again: changed input is another cell.")
 
 
-def _threads(launcher: Mapping[str, Any]) -> int:
-    """Cores given to this cell: by the configuration, by SLURM, or its share of this machine. More would be slower, not faster."""
-    if launcher["threads"] != "auto":
-        return int(launcher["threads"])
-    given = os.environ.get("SLURM_CPUS_PER_TASK")
-    return int(given) if given else max(1, len(os.sched_getaffinity(0)) // int(launcher["n_parallel"]))
+def _threads() -> int:
+    """CPU threads of this cell: what the launcher gave it, else every core of this process. More would be slower, not faster."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() else len(os.sched_getaffinity(0))
 
 
 def _version(package: str) -> str | None:
