@@ -187,6 +187,7 @@ def _summary(answers: Sequence[StoredAnswer], grades: Mapping[str, GradeColumn],
         by_type.clear()
     return {
         "questions": len(answers),
+        "images": len({answer.image_hash for answer in answers}),
         "answers": {
             "num_empty": sum(not answer.answer.strip() for answer in answers),
             "num_unstopped": sum(not answer.stopped for answer in answers),

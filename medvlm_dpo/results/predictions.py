@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,10 +70,8 @@ _ANSWER_FIELDS: Mapping[str, pa.DataType] = {
 
 def write_predictions(path: Path, answers: Sequence[StoredAnswer], grades: Mapping[str, GradeColumn]) -> None:
     """Writes the answers, and per grader `<name>_metric` and `<name>_score`, atomically."""
-    columns: dict[str, pa.Array] = {
-        field.name: pa.array([asdict(answer)[field.name] for answer in answers], _ANSWER_FIELDS[field.name])
-        for field in fields(StoredAnswer)
-    }
+    rows = [vars(answer) for answer in answers]
+    columns: dict[str, pa.Array] = {name: pa.array([row[name] for row in rows], kind) for name, kind in _ANSWER_FIELDS.items()}
     for name, grade in grades.items():
         columns[f"{name}_metric"] = pa.array(grade.metrics, pa.string())
         columns[f"{name}_score"] = pa.array(grade.scores, pa.float64())
@@ -93,6 +91,12 @@ def read_grades(path: Path, names: Sequence[str]) -> dict[str, GradeColumn]:
     """The stored scores of some graders."""
     table = _read(path, [f"{name}_{part}" for name in names for part in ("metric", "score")])
     return {name: GradeColumn(tuple(table[f"{name}_metric"].to_pylist()), tuple(table[f"{name}_score"].to_pylist())) for name in names}
+
+
+def read_question_keys(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Question ids and image hashes, in the order of the answers: what a comparison joins and clusters by."""
+    table = _read(path, ["question_id", "image_hash"])
+    return tuple(table["question_id"].to_pylist()), tuple(table["image_hash"].to_pylist())
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:

@@ -67,7 +67,7 @@ def test_averages_by_hand(tmp_path):
     scores = written(tmp_path)
     assert scores["schema_version"] == 1
     assert (scores["evaluation"], scores["decoding"], scores["data_class"]) == ("phantom", {"max_new_tokens": 8}, "public")
-    assert scores["questions"] == 4
+    assert (scores["questions"], scores["images"]) == (4, 3)
     assert scores["answers"] == {"num_empty": 1, "num_unstopped": 1, "mean_num_tokens": 5 / 4}
     assert scores["graders"]["exact"]["version"] == "1"
     assert scores["graders"]["exact"]["overall"] == {"exact_match": {"value": 0.25, "num_questions": 4, "num_without_score": 0}}
