@@ -15,7 +15,7 @@ class Section:
     Args:
         title: one line.
         header: the names of the columns; a name may hold line breaks.
-        rows: cells, each row as long as the header. An empty row is a blank line.
+        rows: cells, each row as long as the header.
         notes: sentences under the table.
     """
 
@@ -40,6 +40,7 @@ def _section_lines(section: Section) -> list[str]:
     if section.rows:
         for part, columns in enumerate(_fitting_columns(section)):
             lines += ([""] if part else []) + _table_lines(section, columns)
+        lines += [""] if section.notes else []
     for note in section.notes:
         lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ")
     return lines
@@ -50,8 +51,8 @@ def _table_lines(section: Section, columns: Sequence[int]) -> list[str]:
     names = [section.header[column].split("\n") for column in columns]
     deepest = max(map(len, names))
     grid = [[name[line] if line < len(name) else "" for name in names] for line in range(deepest)]
-    grid += [[row[column] for column in columns] if row else [] for row in section.rows]
-    return [GAP.join(cell.ljust(widths[column]) for cell, column in zip(row, columns, strict=False)).rstrip() for row in grid]
+    grid += [[row[column] for column in columns] for row in section.rows]
+    return [GAP.join(cell.ljust(widths[column]) for cell, column in zip(row, columns, strict=True)).rstrip() for row in grid]
 
 
 def _fitting_columns(section: Section) -> list[list[int]]:
@@ -68,7 +69,7 @@ def _fitting_columns(section: Section) -> list[list[int]]:
 
 
 def _widths(section: Section) -> list[int]:
-    cells = [[name, *(row[column] for row in section.rows if row)] for column, name in enumerate(section.header)]
+    cells = [[name, *(row[column] for row in section.rows)] for column, name in enumerate(section.header)]
     return [max(len(line) for cell in column for line in cell.split("\n")) for column in cells]
 
 
@@ -76,7 +77,7 @@ def _markdown_lines(section: Section) -> list[str]:
     lines = [f"## {section.title}", ""]
     if section.rows:
         lines += [_pipes(name.replace("\n", " ") for name in section.header), _pipes("---" for _ in section.header)]
-        lines += [*(_pipes(row) for row in section.rows if row), ""]
+        lines += [*(_pipes(row) for row in section.rows), ""]
     return lines + [f"* {note}" for note in section.notes]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from medvlm_dpo.report.rows import Block, Row
 from medvlm_dpo.results.ledger import EvaluationRecord
-from medvlm_dpo.results.predictions import GradeColumn, read_grades, read_question_keys
+from medvlm_dpo.results.predictions import GradeColumn, read_grades, read_question_keys, read_texts
 from medvlm_dpo.statistics.comparison import Comparison, Scored, compare
 from medvlm_dpo.statistics.intervals import Spread, holm, mean_and_spread
 
@@ -82,6 +82,17 @@ def differences_of(block: Block, evaluation_id: str, measures: Sequence[Measure]
     ]
     adjusted = holm([difference.comparison.p if difference.comparison else None for difference in found])
     return [difference._replace(holm_p=p) for difference, p in zip(found, adjusted, strict=True)]
+
+
+def identical_seeds(block: Block, evaluation_id: str) -> list[tuple[Row, int, int]]:
+    """Rows with two seeds that gave the same answer to every question: a sign that the seed is not used."""
+    found: list[tuple[Row, int, int]] = []
+    for row in block.rows:
+        seen: dict[tuple[str, ...], int] = {}
+        for seed, record in evaluations_of(row, evaluation_id).items():
+            first = seen.setdefault(read_texts(record.predictions), seed)
+            found += [(row, first, seed)] if first != seed else []
+    return found
 
 
 def _both(block: Block, row: Row, evaluation_id: str, measure: Measure, reader: "_ScoreReader") -> list[Difference]:

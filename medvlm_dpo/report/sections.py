@@ -10,7 +10,8 @@ from medvlm_dpo.report.rows import Block, Row
 from medvlm_dpo.results.ledger import CellRecord, EvaluationRecord, SweepRecord
 
 ERROR_TYPE_MEASURE = ("exact", "exact_match")
-LONGEST_REASON = 90
+LONGEST_REASON = 80
+STATE_WORDS = {"frozen": "not started", "missing": "its folder does not exist"}
 PHANTOM_MODULE = "medvlm_dpo.data.phantom."
 PHANTOM_NOTE = "The phantom's pictures and findings are made up by a program: nothing here is a medical result."
 VALIDATION = metrics.VALIDATION
@@ -20,7 +21,7 @@ def headline(sweep: SweepRecord) -> Section:
     """What this is a table of."""
     cells = sweep.cells
     finished = sum(cell.status.state == "finished" for cell in cells)
-    notes = [f"{len(cells)} cells: {finished} finished, {len(cells) - finished} not."]
+    notes = [f"{len(cells)} cell{'s' if len(cells) != 1 else ''}: {finished} finished, {len(cells) - finished} not."]
     if any(PHANTOM_MODULE in str(cell.config.get(group)) for cell in cells for group in ("data", "evaluation")):
         notes.append(PHANTOM_NOTE)
     codes = {cell.cell.get("code", {}).get("hash") for cell in cells if cell.result}
@@ -33,8 +34,15 @@ def headline(sweep: SweepRecord) -> Section:
     return Section(f"Sweep {sweep.name}", notes=tuple(notes))
 
 
-def answers_section(block: Block, evaluation_id: str, measures: Sequence[Measure]) -> Section:
-    """Rows = losses, columns = averages of the graders."""
+def answers_section(block: Block, evaluation_id: str, measures: Sequence[Measure], twins: Sequence[tuple[Row, int, int]] = ()) -> Section:
+    """Rows = losses, columns = averages of the graders.
+
+    Args:
+        block: the rows.
+        evaluation_id: the evaluation shown.
+        measures: the columns.
+        twins: rows with two seeds whose answers are all equal.
+    """
     records = [record for row in block.rows for record in evaluations_of(row, evaluation_id).values()]
     rows = tuple(
         (row.label, _seeds(row, evaluation_id), *(percent(spread_of(row, evaluation_id, measure)) for measure in measures))
@@ -45,6 +53,7 @@ def answers_section(block: Block, evaluation_id: str, measures: Sequence[Measure
     if any(len(evaluations_of(row, evaluation_id)) == 1 and not row.is_start for row in block.rows):
         notes.append("1 seed: no spread.")
     notes += _answer_notes(records)
+    notes += [f"{row.label}: seeds {one} and {two} gave identical answers; is the seed used?" for row, one, two in twins]
     return Section(f"Answers: {_title(block, evaluation_id)}, {_size(records)}", header, rows, tuple(notes))
 
 
@@ -55,12 +64,10 @@ def differences_section(block: Block, evaluation_id: str, differences: Sequence[
         cells.setdefault(difference.measure, {}).setdefault(difference.row, {})[difference.baseline] = difference_text(difference)
     rows: list[tuple[str, ...]] = []
     for measure, by_row in cells.items():
-        rows += [()] if rows else []
-        for place, (label, texts) in enumerate(by_row.items()):
-            name = f"{measure.grader}: {_words(measure.metric)}" if place == 0 else ""
-            rows.append((name, label, texts.get("start", NOTHING), texts.get("sft", NOTHING)))
+        rows.append((f"{measure.grader} v{measure.version}: {_words(measure.metric)}", "", ""))
+        rows += [(f"  {label}", texts.get("start", NOTHING), texts.get("sft", NOTHING)) for label, texts in by_row.items()]
     title = f"Differences: {_title(block, evaluation_id)}"
-    return Section(title, ("measure", "loss", "minus start", "minus sft"), tuple(rows), _difference_notes(differences))
+    return Section(title, ("loss", "minus start", "minus sft"), tuple(rows), _difference_notes(differences))
 
 
 def preference_section(block: Block) -> Section:
@@ -143,7 +150,7 @@ def _trouble(cell: CellRecord, sweep: SweepRecord) -> str:
     reason = " ".join(status.message.split())
     reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
     attempt = f" (attempt {status.attempt})" if status.attempt > 1 else ""
-    return f"{status.state}{attempt}{': ' if reason else ''}{reason}"
+    return f"{STATE_WORDS.get(status.state, status.state)}{attempt}{': ' if reason else ''}{reason}"
 
 
 def _is_asked(lacking: Sequence[str], sweep: SweepRecord, cell: CellRecord) -> bool:
@@ -154,7 +161,7 @@ def _is_asked(lacking: Sequence[str], sweep: SweepRecord, cell: CellRecord) -> b
 def _difference_notes(differences: Sequence[Difference]) -> tuple[str, ...]:
     made = [difference.comparison for difference in differences if difference.comparison is not None]
     notes = [
-        "In points of a hundred, row minus baseline on the same questions, with a 95 % interval in which training seeds and images both "
+        "In percentage points, row minus baseline on the same questions, with a 95 % interval in which training seeds and images both "
         "vary (paired by seed where the seeds are the same). Each interval is for its own comparison.",
         f"higher, lower: still there after Holm's correction over the {len(differences)} differences of this table. uncorrected: the "
         "interval leaves 0 out, but among so many comparisons that can be chance. not distinguishable: it contains 0, which does not "

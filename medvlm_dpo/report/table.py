@@ -13,7 +13,16 @@ from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import write_bytes_atomic
 from medvlm_dpo.report import sections
 from medvlm_dpo.report.layout import Section, as_markdown, as_text
-from medvlm_dpo.report.measures import Difference, Measure, differences_of, evaluations_of, measures_of, metric_spread, spread_of
+from medvlm_dpo.report.measures import (
+    Difference,
+    Measure,
+    differences_of,
+    evaluations_of,
+    identical_seeds,
+    measures_of,
+    metric_spread,
+    spread_of,
+)
 from medvlm_dpo.report.rows import Block, Row, blocks_of
 from medvlm_dpo.results.ledger import SweepRecord, read_sweep
 from medvlm_dpo.statistics.intervals import Spread
@@ -76,7 +85,7 @@ def _block_parts(block: Block, sweep: SweepRecord) -> tuple[list[Section], list[
     for evaluation_id in _evaluation_ids(block, sweep):
         measures = measures_of(block, evaluation_id)
         differences = differences_of(block, evaluation_id, measures)
-        parts.append(sections.answers_section(block, evaluation_id, measures))
+        parts.append(sections.answers_section(block, evaluation_id, measures, identical_seeds(block, evaluation_id)))
         parts += [sections.differences_section(block, evaluation_id, differences)] if differences else []
         breakdown = sections.error_type_section(block, evaluation_id, measures)
         breakdowns += [breakdown] if breakdown else []

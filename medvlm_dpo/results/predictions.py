@@ -99,6 +99,11 @@ def read_question_keys(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(table["question_id"].to_pylist()), tuple(table["image_hash"].to_pylist())
 
 
+def read_texts(path: Path) -> tuple[str, ...]:
+    """The answers alone, in their order."""
+    return tuple(_read(path, ["answer"])["answer"].to_pylist())
+
+
 def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
         table = pq.read_table(path)
