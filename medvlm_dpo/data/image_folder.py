@@ -82,7 +82,7 @@ def check_images(names: Iterable[str], root: Path, manifest: Manifest, *, data_c
     Args:
         names: paths in the records, relative to the root; repetitions cost nothing.
         root: the image root.
-        manifest: cache of hashes and verdicts; saved every few thousand pictures.
+        manifest: cache of hashes and verdicts, saved between every few thousand pictures; save it afterwards.
         data_class: for credentialed data a picture's key is a piece of its hash instead of its path.
 
     Returns:
@@ -96,8 +96,8 @@ def check_images(names: Iterable[str], root: Path, manifest: Manifest, *, data_c
             part = distinct[start : start + _SAVED_EVERY]
             results = pool.map(lambda name: _check_one(name, base, manifest, hide_path=data_class == "credentialed"), part)
             checked.update(zip(part, results, strict=True))
-            manifest.save()
-            if len(distinct) > _SAVED_EVERY:
+            if len(checked) < len(distinct):
+                manifest.save()
                 _log.info("checked %s of %s images", f"{len(checked):,}", f"{len(distinct):,}")
     return checked
 

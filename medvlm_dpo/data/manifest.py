@@ -1,6 +1,7 @@
 """What is known of files without reading them again: hashes by path, size and time; verdicts on images by content."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvlm_dpo.files import SCHEMA_VERSION, sha256_of_file, write_json_atomic
+
+_log = logging.getLogger(__name__)
 
 # A file changed twice within one tick of its clock keeps its size and its time (git calls such an entry "racy"): the tick
 # of FAT is 2 s. A hash taken so soon after the last change is used but never remembered.
@@ -73,15 +76,22 @@ class Manifest:
         self._changed = True
 
     def save(self) -> None:
-        """Merges with the file's present content and replaces it; does nothing when nothing is new."""
+        """Merges with the file's present content and replaces it; does nothing when nothing is new.
+
+        A folder that cannot be written costs the next check its time; whether that is an error is for others to say.
+        """
         if self._path is None or not self._changed:
             return
         files, verdicts = _read(self._path)
         self._files = {**files, **self._files}
         self._verdicts = {**verdicts, **self._verdicts}
         document = {"files": {name: list(state) for name, state in self._files.items()}, "verdicts": self._verdicts}
-        write_json_atomic(self._path, document)
-        self._changed = False
+        try:
+            write_json_atomic(self._path, document)
+        except OSError as error:
+            _log.warning("what is known of the input files could not be kept in %s: %s", self._path, error.strerror)
+        else:
+            self._changed = False
 
     def _remember(self, name: str, state: FileState | None) -> None:
         self._read_again.add(name)

@@ -108,3 +108,12 @@ def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Manifest().sha256(tmp_path / "x")
+
+
+def test_a_place_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("no folder")
+    manifest = Manifest(tmp_path / "file" / "manifest.json")
+    manifest.remember_verdict("abc", "image-1", {"flaw": None})
+    manifest.save()
+    assert "could not be kept" in caplog.text
+    assert manifest.verdict("abc", "image-1") == {"flaw": None}

@@ -383,7 +383,10 @@ def test_known_images_are_not_decoded_again(folder: Any, tmp_path: Path, monkeyp
     (folder.root / "text.png").write_text("This is text.\n")
     records = [folder.pair("a"), folder.pair("b", image="1.png"), folder.pair("c", image="text.png")]
     store = tmp_path / "manifest.json"
-    first = read_source(folder.source(records, on_bad_record="drop"), Manifest(store))
+    manifest = Manifest(store)
+    first = read_source(folder.source(records, on_bad_record="drop"), manifest)
+    assert not store.exists()  # a check that fails afterwards has written nothing
+    manifest.save()
 
     def refuse(path: Path) -> None:
         raise AssertionError(f"{path} was decoded again")
@@ -392,3 +395,12 @@ def test_known_images_are_not_decoded_again(folder: Any, tmp_path: Path, monkeyp
     again = read_source(folder.source(records, on_bad_record="drop"), Manifest(store))
     assert again == first
     assert len(again.dropped) == 1
+
+
+def test_an_interrupted_check_of_many_images_goes_on_where_it_was(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, store = many(folder, 5), tmp_path / "manifest.json"
+    monkeypatch.setattr("medvlm_dpo.data.image_folder._SAVED_EVERY", 2)
+    manifest = Manifest(store)
+    folder.source(records).read(manifest)
+    saved = json.loads(store.read_text())
+    assert len(saved["verdicts"]) == 4
