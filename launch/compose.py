@@ -156,8 +156,7 @@ def _plain(config: DictConfig, folders: list[str]) -> dict[str, Any]:
         raise InputError("hydra/launcher: this launcher is not ours; choose local")
     machine = config.hydra
     try:
-        incomplete = {key.removeprefix("hydra.runtime.choices.") for key in OmegaConf.missing_keys(config)}
-        missing = sorted(key for key in incomplete if not key.startswith("hydra."))  # Hydra fills in its own when it runs a job
+        missing = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))  # Hydra fills in its own later
         if missing:
             raise InputError(missing_value(key) for key in missing)
         resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)

@@ -72,13 +72,16 @@ def freeze_sweep(cells: Sequence[PlannedCell], output_dir: Path, name: str | Non
     created: list[Path] = []
     try:
         for cell in cells:
-            _freeze_cell(cell, output_dir / "cells", created)
+            _freeze_cell(cell, output_dir, created)
         sweep = _write_sweep(cells, output_dir, name, command)
     except OSError as error:
         for folder in created:
             shutil.rmtree(folder, ignore_errors=True)
         reason = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
         raise InputError(f"paths.output_dir: cannot write in {output_dir}: {reason}; give another folder, or make room here") from error
+    finally:
+        with suppress(OSError):  # another command may be drafting too
+            (output_dir / "drafts").rmdir()
     folders = tuple(output_dir / "cells" / cell.id for cell in cells)
     finished = frozenset(folder.name for folder in folders if is_finished(folder))
     stale = tuple(folder.name for folder in folders if folder.name in finished and _computed_by(folder) != code_hash())
@@ -97,13 +100,13 @@ def code_hash() -> str:
     return sha256_of_json({str(file.relative_to(PACKAGE)): sha256_of_file(file) for file in files})
 
 
-def _freeze_cell(cell: PlannedCell, cells_folder: Path, created: list[Path]) -> None:
-    folder = cells_folder / cell.id
+def _freeze_cell(cell: PlannedCell, output_dir: Path, created: list[Path]) -> None:
+    folder = output_dir / "cells" / cell.id
     if not folder.exists():
-        cells_folder.mkdir(parents=True, exist_ok=True)
-        draft = cells_folder / f".{cell.id}.{os.getpid()}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = output_dir / "drafts" / f"{cell.id}.{os.getpid()}"  # never under cells/: readers list that folder
         created.append(draft)
-        draft.mkdir()
+        draft.mkdir(parents=True)
         _write_cell_file(cell, draft, _code())
         _write_status(draft)
         _write_evaluations(cell, draft)

@@ -46,6 +46,7 @@ def first_override_at_fault(error: BaseException, overrides: Sequence[str]) -> s
 
 def missing_value(key: str) -> str:
     """The sentence for a value that has no default."""
+    key = key.removeprefix("hydra.runtime.choices.")  # a group without a choice
     return f"{key}: a value is required and has no default; give {key}=..."
 
 
