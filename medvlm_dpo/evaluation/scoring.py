@@ -10,9 +10,10 @@ from PIL import Image
 
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.evaluation.graders.base import Grade, Grader
-from medvlm_dpo.files import read_json, utc_now, write_json_atomic
+from medvlm_dpo.files import utc_now, write_json_atomic
 from medvlm_dpo.results import predictions as stored
 from medvlm_dpo.results.predictions import GradeColumn, StoredAnswer
+from medvlm_dpo.results.status import read_document
 from medvlm_dpo.vocab import Question
 
 SCORES_FILE = "scores.json"
@@ -93,7 +94,7 @@ def write_scores(folder: Path, scored: ScoredAnswers, *, evaluation: str, decodi
 def outdated_graders(folder: Path, graders: Mapping[str, Grader]) -> list[str]:
     """Names of graders whose scores are not in the folder, or are there in another version."""
     path = folder / SCORES_FILE
-    known = read_json(path)["graders"] if path.exists() else {}
+    known = read_document(path, required=False).get("graders", {})
     return [name for name, grader in graders.items() if known.get(name, {}).get("version") != grader.version]
 
 
@@ -109,7 +110,7 @@ def regrade(folder: Path, graders: Mapping[str, Grader]) -> dict[str, Any]:
     Returns:
         The new content of scores.json.
     """
-    scores = read_json(folder / SCORES_FILE)
+    scores = read_document(folder / SCORES_FILE)
     answers = stored.read_answers(folder / stored.FILE_NAME)
     kept_names = [name for name in scores["graders"] if name not in graders]
     grades = stored.read_grades(folder / stored.FILE_NAME, kept_names)

@@ -148,6 +148,13 @@ def test_an_added_grader_reads_the_stored_answers(tmp_path):
     assert read_answers(tmp_path / "predictions.parquet") == read_answers(tmp_path / "at_once" / "predictions.parquet")
 
 
+def test_grading_again_knows_the_options_of_a_question(tmp_path):
+    """`left and right` names both options: right for nobody who knows them, right for `left` without them."""
+    written(tmp_path, {"exact": GRADERS["exact"]})
+    scores = regrade(tmp_path, {"strict": GRADERS["strict"]})
+    assert scores["graders"]["strict"]["by_error_type"]["laterality"]["closed_accuracy"]["value"] == 0.0
+
+
 def test_a_new_version_replaces_the_old_scores(tmp_path):
     written(tmp_path)
     generous = Grader("exact", "2", lambda _question, _answer: Grade("exact_match", 1.0))
