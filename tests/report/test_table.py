@@ -319,7 +319,7 @@ def test_the_command(world, capsys):
     world.table()
     assert main([str(world.output), "main"]) == 0
     assert capsys.readouterr().out.startswith("Sweep main\n")
-    assert main([str(world.output), "mian"]) == 2
+    assert main([str(world.output), "mains"]) == 2
     assert "did you mean main?" in capsys.readouterr().err
 
 
