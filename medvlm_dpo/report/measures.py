@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medvlm_dpo import metrics
 from medvlm_dpo.report.rows import Block, Row
 from medvlm_dpo.results.ledger import EvaluationRecord
 from medvlm_dpo.results.predictions import GradeColumn, read_grades, read_question_keys, read_texts
 from medvlm_dpo.statistics.comparison import Comparison, Scored, compare
 from medvlm_dpo.statistics.intervals import Spread, holm, mean_and_spread
+
+SAME = 1e-6  # the same model on the same pairs, up to rounding
 
 
 class Measure(NamedTuple):
@@ -68,6 +71,19 @@ def metric_spread(row: Row, name: str) -> Spread | None:
     """Mean and spread over seeds of one number of the training."""
     known = [value for value in (cell.metric(name) for cell in row.cells.values()) if value is not None]
     return mean_and_spread(known) if known else None
+
+
+def accuracy_before_training(block: Block) -> Spread | None:
+    """preference_accuracy of the untouched start on the validation pairs; None unless all cells that measured it agree.
+
+    The start has no pairs of its own: every cell measures it on its data before its first step.
+    """
+    name = metrics.metric(metrics.VALIDATION, metrics.PREFERENCE_ACCURACY)
+    found = [cell.result.get("start_metrics", {}).get(name) for row in block.rows for cell in row.cells.values() if cell.result]
+    known = [value for value in found if value is not None]
+    if not known or max(known) - min(known) > SAME:
+        return None
+    return Spread(known[0], None, 1)
 
 
 def differences_of(block: Block, evaluation_id: str, measures: Sequence[Measure]) -> list[Difference]:

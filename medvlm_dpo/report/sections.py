@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from medvlm_dpo import metrics
 from medvlm_dpo.report.cells import NOTHING, difference_text, nats, percent, seeds_text
 from medvlm_dpo.report.layout import Section
-from medvlm_dpo.report.measures import Difference, Measure, evaluations_of, metric_spread, spread_of
+from medvlm_dpo.report.measures import Difference, Measure, accuracy_before_training, evaluations_of, metric_spread, spread_of
 from medvlm_dpo.report.rows import Block, Row
 from medvlm_dpo.results.ledger import CellRecord, EvaluationRecord, SweepRecord
 
@@ -77,6 +77,8 @@ def preference_section(block: Block) -> Section:
     rows: list[tuple[str, ...]] = []
     for row in block.rows:
         accuracy, gain, margin, chosen, rejected = (metric_spread(row, metrics.metric(VALIDATION, name)) for name in names)
+        if row.is_start and (before := accuracy_before_training(block)) is not None:
+            rows.append((row.label, percent(before), NOTHING, NOTHING, NOTHING))
         if accuracy is None and gain is None:
             continue
         together = NOTHING if gain is None or margin is None else f"{percent(gain)} at {nats(margin)}"

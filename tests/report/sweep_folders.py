@@ -52,10 +52,12 @@ def config_of(loss: str, seed: int, *, model: str = "phantom_llava", data: str =
     }
 
 
-def finish(folder: Path, metrics: dict) -> None:
-    """A trained cell."""
+def finish(folder: Path, metrics: dict, before: float | None = None) -> None:
+    """A trained cell; `before` is the preference_accuracy its start had on its pairs."""
     write_status(folder, Status("finished", 1, "2026-01-01T00:00:00.000+00:00", "2026-01-01T00:00:30.000+00:00"))
-    write_result(folder, {"id": folder.name, "metrics": {f"validation/{name}": value for name, value in metrics.items()}})
+    start_metrics = {} if before is None else {"validation/preference_accuracy": before}
+    measured = {f"validation/{name}": value for name, value in metrics.items()}
+    write_result(folder, {"id": folder.name, "metrics": measured, "start_metrics": start_metrics})
 
 
 def grade(folder: Path, right: np.ndarray, images: np.ndarray, *, evaluation: str = EVALUATION, version: str = "1") -> None:
@@ -122,7 +124,7 @@ def demo(output: Path, *, losses=("sft", "dpo", "ipo", "kto", "simpo"), seeds=(0
             right = ease + shift + rng.normal(size=len(images)) * 0.25 > -0.8
             margin = shift * 3
             accuracy = {"preference_accuracy": 0.7 + shift / 4, "preference_gain": 0.6 + shift / 2, "preference_margin": margin}
-            finish(folder, {**accuracy, "chosen_logps_change": margin / 2, "rejected_logps_change": -margin / 2})
+            finish(folder, {**accuracy, "chosen_logps_change": margin / 2, "rejected_logps_change": -margin / 2}, before=0.68)
             grade(folder, right, images)
             cells.append(folder.name)
     write_sweep(output, "demo", cells, [start.name])

@@ -212,6 +212,15 @@ def test_the_gain_never_stands_without_its_margin(world):
     assert any("not compared" in text for text in preferences)
 
 
+def test_the_start_has_the_accuracy_that_cells_measured_before_training(world):
+    world.start(right(0.5, 0))
+    for seed in range(2):
+        finish(world.cell("dpo", seed, right(0.5, seed)), MARGINS, before=0.625)
+    assert line(part(world.table(), "Preferences"), "start")[1:] == ["62.5", "-", "-", "-"]
+    finish(world.cell("ipo", 0, right(0.5, 3)), MARGINS, before=0.5)
+    assert not any(text.startswith("start") for text in part(world.table(), "Preferences"))
+
+
 def test_error_types_with_their_number_of_questions(world):
     world.cell("dpo", 0, np.arange(200) % 4 == 0)  # every fourth question is about presence
     lines = part(world.table(), "Exact match per error type")
