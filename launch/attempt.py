@@ -8,9 +8,10 @@ from pathlib import Path
 
 from launch.child import add_import_folders
 from launch.claim import claim
-from launch.state import begin_attempt, end_attempt, is_finished
+from launch.state import is_finished
 from medvlm_dpo.config.instantiate import locate
-from medvlm_dpo.errors import InputError
+from medvlm_dpo.errors import InputError, TrainingStoppedError
+from medvlm_dpo.results.status import mark_ended, mark_running
 
 FINISHED, FAILED, BUSY, INTERRUPTED = 0, 1, 75, 130
 
@@ -41,13 +42,13 @@ def attempt_cell(folder: str, runner: str, threads: int, folders: Sequence[str])
 
 def _run(cell: Path, runner: str) -> int:
     try:
-        begin_attempt(cell)
+        mark_running(cell)
         code = locate(runner)(cell)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except InputError as error:
-        print(*(f"error: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
-        return _end(cell, FAILED, error.problems[0])
+    except (InputError, TrainingStoppedError) as error:  # these explain themselves
+        print(f"error: {error}", file=sys.stderr)
+        return _end(cell, FAILED, str(error))
     except BaseException as error:
         traceback.print_exc()
         return _end(cell, FAILED, f"{type(error).__name__}: {error}")
@@ -56,12 +57,12 @@ def _run(cell: Path, runner: str) -> int:
 
 def _end(cell: Path, code: int, message: str) -> int:
     if code == INTERRUPTED:
-        end_attempt(cell, "interrupted", "interrupted; the same command resumes")
+        mark_ended(cell, "interrupted", "interrupted; the same command resumes")
     elif code == FINISHED and is_finished(cell):
-        end_attempt(cell, "finished")
+        mark_ended(cell, "finished")
     else:
         missing = "ended without a result or without all grades" if code == FINISHED else f"ended with exit code {code}"
-        end_attempt(cell, "failed", message or missing)
+        mark_ended(cell, "failed", message or missing)
         return FAILED
     return code
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from launch import attempt
 from launch.child import fork_server
 from launch.claim import claim, is_claimed
-from launch.state import end_attempt, is_finished, last_lines, status_of
+from launch.state import is_finished, last_lines
 from launch.terminal import Follower, duration_words, now_words
+from medvlm_dpo.results.status import mark_ended, read_status
 
 POLL_SECONDS = 0.2
 BUSY_POLL_SECONDS = 2.0
@@ -110,8 +111,8 @@ class Queue:
         """Another command works on this cell: wait for it, and do what it leaves undone."""
         if folder not in self._announced_busy:
             self._announced_busy.add(folder)
-            status = status_of(folder)
-            _say(f"{folder.name} is being run by another command (process {status.get('pid')} on {status.get('host')}); waiting for it")
+            status = read_status(folder)
+            _say(f"{folder.name} is being run by another command (process {status.pid} on {status.host}); waiting for it")
         self.waiting.append(folder)
 
     def _wait_a_moment(self) -> None:
@@ -135,18 +136,16 @@ class Queue:
         elif code == attempt.FINISHED and is_finished(item.folder):
             self._seconds.append(seconds)
             _say(f"{item.folder.name} finished in {duration_words(seconds)}{self._remaining_words()}")
-        elif code == attempt.INTERRUPTED:
-            raise KeyboardInterrupt  # somebody stopped the cell itself: they want it to stop, not to be retried
         else:
             self._fail(item.folder, code, seconds)
 
     def _fail(self, folder: Path, code: int | None, seconds: float) -> None:
         self.failed.append(folder)
-        if code != attempt.FAILED:  # it had no time to say so itself
+        if code not in (attempt.FAILED, attempt.INTERRUPTED):  # it had no time to say so itself
             with claim(folder) as granted:
                 if granted:
-                    end_attempt(folder, "failed", _death_words(code))
-        _say(f"{folder.name} FAILED after {duration_words(seconds)}: {status_of(folder).get('message', '')}")
+                    mark_ended(folder, "failed", _death_words(code))
+        _say(f"{folder.name} FAILED after {duration_words(seconds)}: {read_status(folder).message}")
         for line in last_lines(folder / "log.txt"):
             print(f"    {line}")
         print(f"    (whole log: {folder / 'log.txt'})", flush=True)
@@ -173,7 +172,7 @@ class Queue:
                 item.process.join()
         for item in self._running:
             if item.process.exitcode not in (attempt.FINISHED, attempt.INTERRUPTED, attempt.FAILED):
-                end_attempt(item.folder, "interrupted", "interrupted and killed; the same command resumes")
+                mark_ended(item.folder, "interrupted", "interrupted and killed; the same command resumes")
 
 
 def threads_per_cell(threads: int | str, n_parallel: int) -> int:

@@ -4,13 +4,13 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from medvlm_dpo.config.instantiate import locate
+from medvlm_dpo.config.instantiate import call_target, check_targets, locate
 from medvlm_dpo.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +63,22 @@ def call_in_child(function: str, arguments: Sequence[Any], functions: Sequence[s
     if kind == "bug":
         raise RuntimeError(f"{function} failed:\n{value}")
     return value
+
+
+def build_checked(name: str, node: Mapping[str, Any]) -> Any:
+    """Checks a node's keys against its target's signature, then builds it.
+
+    Args:
+        name: of the node, for messages.
+        node: with `_target_`.
+
+    Raises:
+        InputError: with all keys that do not fit.
+    """
+    problems = check_targets({name: node})
+    if problems:
+        raise InputError(problems)
+    return call_target(node)
 
 
 def add_import_folders(folders: Sequence[str]) -> None:

@@ -15,9 +15,10 @@ import yaml
 
 from launch.claim import is_claimed
 from launch.plan import PlannedCell, PlannedEvaluation
-from launch.state import is_finished, read_yaml
+from launch.state import is_finished, is_trained, read_yaml
 from medvlm_dpo.errors import InputError
-from medvlm_dpo.files import SCHEMA_VERSION, read_json, sha256_of_file, sha256_of_json, utc_now, write_bytes_atomic, write_json_atomic
+from medvlm_dpo.files import SCHEMA_VERSION, sha256_of_file, sha256_of_json, utc_now, write_bytes_atomic, write_json_atomic
+from medvlm_dpo.results.status import Status, read_document, write_status
 
 PACKAGE = Path(__file__).resolve().parent.parent / "medvlm_dpo"
 
@@ -108,7 +109,7 @@ def _freeze_cell(cell: PlannedCell, output_dir: Path, created: list[Path]) -> No
         created.append(draft)
         draft.mkdir(parents=True)
         _write_cell_file(cell, draft, _code())
-        _write_status(draft)
+        write_status(draft, Status())
         _write_evaluations(cell, draft)
         try:
             draft.rename(folder)
@@ -121,8 +122,8 @@ def _freeze_cell(cell: PlannedCell, output_dir: Path, created: list[Path]) -> No
             return
     _write_evaluations(cell, folder)
     if not is_finished(folder) and not is_claimed(folder):
-        trained = (folder / "result.json").is_file()
-        _write_cell_file(cell, folder, read_yaml(folder / "cell.yaml")["code"] if trained else _code())
+        code = read_yaml(folder / "cell.yaml")["code"] if is_trained(folder) else _code()
+        _write_cell_file(cell, folder, code)
 
 
 def _write_cell_file(cell: PlannedCell, folder: Path, code: Mapping[str, Any]) -> None:
@@ -136,11 +137,6 @@ def _write_cell_file(cell: PlannedCell, folder: Path, code: Mapping[str, Any]) -
         "config": dict(cell.config),
     }
     _write_yaml(folder / "cell.yaml", document)
-
-
-def _write_status(folder: Path) -> None:
-    nothing = {"started_at": None, "ended_at": None, "message": "", "pid": None, "host": None}
-    write_json_atomic(folder / "status.json", {"state": "frozen", "attempt": 0, **nothing})
 
 
 def _write_evaluations(cell: PlannedCell, folder: Path) -> None:
@@ -170,7 +166,7 @@ def _write_sweep(cells: Sequence[PlannedCell], output_dir: Path, name: str | Non
     ids = {kind: [cell.id for cell in cells if cell.kind == kind] for kind in ("train", "start")}
     chosen = name or sweep_name_of(ids["train"] or ids["start"])
     file = output_dir / "sweeps" / chosen / "sweep.json"
-    known = read_json(file) if file.is_file() else {}
+    known = read_document(file, required=False)
     evaluations = [evaluation for cell in cells for evaluation in cell.evaluations]
     now = utc_now()
     document = {

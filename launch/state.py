@@ -1,58 +1,38 @@
 """What the files of a cell say about it."""
 
-import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from medvlm_dpo.files import read_json, utc_now, write_json_atomic
+from medvlm_dpo.errors import InputError
+from medvlm_dpo.results.status import RESULT_FILE, read_document
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """One mapping from a frozen yaml file."""
-    document: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    """One mapping from a frozen yaml file.
+
+    Raises:
+        InputError: it cannot be read, or is no mapping.
+    """
+    try:
+        document: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} cannot be read ({reason}); remove its folder, and the same command writes it anew") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{file} should hold one mapping, found {type(document).__name__}; remove its folder, and give the command again")
     return document
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a cell's training is complete."""
+    return (folder / RESULT_FILE).is_file()
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a cell has its result, and every frozen evaluation a grade by every grader in the version asked for."""
-    if not (folder / "result.json").is_file():
-        return False
-    return all(_is_graded(file) for file in sorted(folder.glob("evaluations/*/evaluation.yaml")))
-
-
-def change_status(folder: Path, **changes: Any) -> None:
-    """Writes some fields of status.json and keeps the others."""
-    status = _status(folder)
-    status.pop("schema_version", None)
-    write_json_atomic(folder / "status.json", {**status, **changes})
-
-
-def begin_attempt(folder: Path) -> None:
-    """Marks a cell as running in this process."""
-    change_status(
-        folder,
-        state="running",
-        attempt=int(_status(folder).get("attempt", 0)) + 1,
-        started_at=utc_now(),
-        ended_at=None,
-        message="",
-        pid=os.getpid(),
-        host=socket.gethostname(),
-    )
-
-
-def end_attempt(folder: Path, state: str, message: str = "") -> None:
-    """Marks a cell as finished, failed or interrupted."""
-    change_status(folder, state=state, ended_at=utc_now(), message=message)
-
-
-def status_of(folder: Path) -> dict[str, Any]:
-    """The fields of status.json; empty when there is none."""
-    return _status(folder)
+    return is_trained(folder) and all(_is_graded(file) for file in sorted(folder.glob("evaluations/*/evaluation.yaml")))
 
 
 def last_lines(file: Path, count: int = 15) -> list[str]:
@@ -64,16 +44,7 @@ def last_lines(file: Path, count: int = 15) -> list[str]:
 
 
 def _is_graded(evaluation_file: Path) -> bool:
-    scores_file = evaluation_file.with_name("scores.json")
-    if not scores_file.is_file():
-        return False
-    graded = read_json(scores_file).get("graders", {})
+    graded = read_document(evaluation_file.with_name("scores.json"), required=False).get("graders", {})
     wanted: dict[str, str] = read_yaml(evaluation_file).get("grader_versions", {})
-    return all(name in graded and graded[name].get("version") == version for name, version in wanted.items())
-
-
-def _status(folder: Path) -> dict[str, Any]:
-    try:
-        return read_json(folder / "status.json")
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    scored = evaluation_file.with_name("scores.json").is_file()
+    return scored and all(name in graded and graded[name].get("version") == version for name, version in wanted.items())

@@ -9,7 +9,7 @@ from launch.cells import Crew, queue_of, threads_per_cell
 from launch.child import call_in_child
 from launch.freeze import FrozenSweep, freeze_sweep, refuse_unwritable
 from launch.plan import PlannedCell, plan_cells
-from launch.state import read_yaml
+from launch.state import is_trained, read_yaml
 from medvlm_dpo.config.identity import SCIENCE_GROUPS, CheckedCell
 from medvlm_dpo.config.instantiate import locate
 from medvlm_dpo.errors import InputError, nearest
@@ -53,22 +53,33 @@ def evaluate(configs: Configs, *, checker: str, runner: str, table: str) -> int:
     asked = [config if cell is None else _with_evaluation(cell, config) for cell, config in zip(named, configs, strict=True)]
     planned = plan_cells(asked, _check(asked, checker, functions), named)
     cells_folder = _output_dir(configs) / "cells"
-    untrained = [cell.id for cell in planned if cell.kind == "train" and not (cells_folder / cell.id / "result.json").is_file()]
+    untrained = [cell.id for cell in planned if cell.kind == "train" and not is_trained(cells_folder / cell.id)]
     if untrained:
         raise InputError(f"cell {name} is not finished: {_TRAIN_FIRST}" for name in untrained)
     return _run(asked, planned, runner, table, functions)
 
 
-def call(configs: Configs, *, function: str) -> int:
-    """Calls one function with one configuration, in a child: for work that makes no cell, like rebuilding a built-in model.
+def call(configs: Configs, *, function: str, settings: dict[str, Any], choices: list[str]) -> int:
+    """Calls one function in a child, for work that makes no cell, like rebuilding a built-in model.
 
     Args:
         configs: exactly one resolved configuration.
-        function: dotted name of a function of the configuration that returns None or an exit code.
+        function: dotted name of the function.
+        settings: its keyword arguments.
+        choices: groups whose chosen name is a further argument, under the name of the group.
+
+    Raises:
+        InputError: several configurations, arguments that do not fit the function, or what it raises itself.
     """
     if len(configs) != 1:
         raise InputError(f"task: this task takes one configuration, and the command names {len(configs)}; give it without commas")
-    return int(call_in_child(function, [configs[0]], (function,), configs[0]["import_folders"]) or 0)
+    config = configs[0]
+    node = {"_target_": function, **settings, **{group: config["choices"][group] for group in choices}}
+    result = call_in_child("launch.child.build_checked", ["task.settings", node], (function,), config["import_folders"])
+    if isinstance(result, dict):
+        for name, value in result.items():
+            print(f"{name}: {value}")
+    return 0
 
 
 def refuse_named_cell(configs: Configs) -> None:
@@ -146,7 +157,7 @@ def _named_cell(config: dict[str, Any]) -> dict[str, Any] | None:
         raise InputError(f"cell: there is no cell '{config['cell']}' in {cells_folder}{hint}")
     if folder.resolve().parent != cells_folder.resolve():
         raise InputError(f"cell: {folder} lies outside {cells_folder}; set paths.output_dir to the output folder it belongs to")
-    if not (folder / "result.json").is_file():
+    if not is_trained(folder):
         raise InputError(f"cell {folder.name} is not finished: {_TRAIN_FIRST}")
     return read_yaml(folder / "cell.yaml")
 

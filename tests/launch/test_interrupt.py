@@ -90,3 +90,13 @@ def test_dead_driver_leaves_no_lock(world: World) -> None:
     done = world.run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((cell / "status.json").read_text())["state"] == "finished"
+
+
+def test_politely_killed_cell_does_not_stop_the_others(world: World) -> None:
+    """SIGINT to one cell's process, not to the command: that cell is interrupted, the rest of the sweep goes on."""
+    process = world.begin("-m", f"trainer.until={world.folder / 'never'}", "trainer.behaviour=wait,work")
+    cell = wait_for_running_cell(world, process)
+    os.kill(json.loads((cell / "status.json").read_text())["pid"], signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert sorted(json.loads((folder / "status.json").read_text())["state"] for folder in world.cells()) == ["finished", "interrupted"]

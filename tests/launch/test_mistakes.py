@@ -146,15 +146,12 @@ def test_launch_modules_import_no_torch() -> None:
 def test_installed_package_finds_its_configuration(world: World, tmp_path: Path) -> None:
     """Laid out as in a wheel: no run.py, conf inside the package; and Hydra finds the plugins from another folder."""
     root, site = Path(__file__).parents[2], tmp_path / "site"
-    for folder in ("launch", "hydra_plugins", "medvlm_dpo/config"):
+    for folder in ("launch", "hydra_plugins", "medvlm_dpo"):
         for file in (root / folder).rglob("*.py"):
             target = site / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(file.read_text())
-    for file in (root / "medvlm_dpo").glob("*.py"):
-        (site / "medvlm_dpo" / file.name).write_text(file.read_text())
     for file in (root / "conf").rglob("*.yaml"):
-        write_choice(site / "medvlm_dpo/conf", "placeholder", {})
         target = site / "medvlm_dpo" / file.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.read_text())

@@ -209,3 +209,34 @@ def test_own_loss_beside_the_configuration(world: World, tmp_path: Path) -> None
     done = world.run("--config-dir", str(own / "conf"), "loss=lopsided", "task.checker=strict_check.check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert world.cells()[0].name.startswith("tiny-lopsided-pairs-s0-")
+
+
+class TestCall:
+    """task=call: work that makes no cell."""
+
+    @pytest.fixture
+    def building(self, world: World) -> World:
+        (world.folder / "builders.py").write_text(
+            "from pathlib import Path\n\n\ndef build(*, model: str, folder: str, steps: int):\n"
+            "    Path(folder, model).write_text('x' * steps)\n    return {'written': steps}\n"
+        )
+        node = {
+            "_target_": "launch.tasks.call",
+            "_partial_": True,
+            "function": "builders.build",
+            "settings": {"folder": ".", "steps": 3},
+            "choices": ["model"],
+        }
+        write_choice(world.folder / "conf", "task/build", node)
+        return world
+
+    def test_calls_the_function_with_settings_and_choices(self, building: World) -> None:
+        assert "written: 5" in succeed(building, "model=other", "task.settings.steps=5", task="build")
+        assert (building.folder / "other").read_text() == "xxxxx"
+        assert not building.output.exists()
+
+    def test_misfitting_settings_are_named(self, building: World) -> None:
+        done = building.run("+task.settings.stepps=5", "task.settings.steps=many", task="build")
+        assert done.returncode == 2
+        assert "task.settings.stepps: build takes no 'stepps'; did you mean steps?" in done.stderr
+        assert "task.settings.steps: build expects a whole number, got 'many'" in done.stderr
