@@ -13,8 +13,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from medvlm_dpo.checkpoint import Progress, save_checkpoint
+from medvlm_dpo.data.datamodule import PreferenceData
 from medvlm_dpo.errors import TrainingStoppedError
-from medvlm_dpo.files import utc_now
+from medvlm_dpo.files import utc_now, write_bytes_atomic
 from medvlm_dpo.metrics import EXAMPLES_PER_SECOND, LOSS, TRAIN, metric
 from medvlm_dpo.module import PreferenceModule
 from medvlm_dpo.reference import policy_values, starting_values
@@ -57,7 +58,12 @@ class StartCheck(Callback):
 
 
 class GradientCheck(Callback):
-    """After two steps every trainable tensor must have had a gradient and must have changed."""
+    """After two steps every trainable tensor must have had a gradient and must have changed.
+
+    Args:
+        learning_rate: at 0, a control that must not change anything, the adapter's second half stays 0 and its first half
+            never has a gradient: then there is nothing to check.
+    """
 
     def __init__(self, learning_rate: float) -> None:
         self._learning_rate = learning_rate
@@ -66,7 +72,7 @@ class GradientCheck(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
         """Keeps a copy at step 0."""
-        if batch.index == 0:
+        if batch.index == 0 and self._learning_rate > 0:
             self._before = {name: weight.detach().clone() for name, weight in hosted(pl_module).backbone.trainable().items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
@@ -90,23 +96,30 @@ class GradientCheck(Callback):
             else []
         )
         unchanged = sorted(name for name, weight in trainable.items() if torch.equal(weight, self._before[name]))
-        if unchanged and self._learning_rate > 0:  # a learning rate of 0 is a control that must not change anything
+        if unchanged:
             problems.append(f"{len(unchanged)} of {len(trainable)} trainable tensors did not change (first: {unchanged[0]})")
         return problems
 
 
 class MetricsLog(Callback):
-    """One JSON line per step and per validation in `metrics.jsonl`; lines after the checkpoint a run resumes from are dropped.
+    """One JSON line per step and per validation in `metrics.jsonl`, in the order of a run that was never interrupted.
+
+    Lines after the checkpoint a run resumes from are dropped, and so are the validations this process makes again: the one before
+    the first step and the one after the last.
 
     Args:
         path: the file.
         first_step: steps already done when this process starts.
+        num_steps: steps of the whole run.
     """
 
-    def __init__(self, path: Path, *, first_step: int) -> None:
+    def __init__(self, path: Path, *, first_step: int, num_steps: int) -> None:
         self._path = path
-        kept = [line for line in json_lines(path) if line["step"] <= first_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        again = {0, num_steps} & {first_step}
+        kept = [
+            line for line in json_lines(path) if line["step"] <= first_step and (metric(TRAIN, LOSS) in line or line["step"] not in again)
+        ]
+        write_bytes_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._clock = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
@@ -127,6 +140,34 @@ class MetricsLog(Callback):
             stream.write(json.dumps(line) + "\n")
 
 
+class Validations(Callback):
+    """Validates every so many steps, counted from the start of the run: the trainer would count from where a process resumed.
+
+    Stands before `Checkpoints`, so that a checkpoint is never newer than the validation of its step.
+
+    Args:
+        data: gives the validation pairs.
+        log: notes the metrics.
+        every_steps: steps between validations.
+        num_steps: steps of the whole run; the validation after the last one is not made here.
+    """
+
+    def __init__(self, data: PreferenceData, log: MetricsLog, *, every_steps: int, num_steps: int) -> None:
+        self._data, self._log = data, log
+        self._every_steps, self._num_steps = every_steps, num_steps
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
+        """Validates when it is due."""
+        module = hosted(pl_module)
+        if module.step % self._every_steps or module.step >= self._num_steps:
+            return
+        for index, step in enumerate(self._data.val_dataloader()):
+            module.validation_step(self._data.transfer_batch_to_device(step, module.device, 0), index)
+        module.on_validation_epoch_end()
+        self._log.on_validation_end(trainer, module)
+
+
 class Checkpoints(Callback):
     """Saves every so many steps and minutes."""
 
@@ -141,7 +182,8 @@ class Checkpoints(Callback):
         due_by_steps = self._every_steps is not None and module.step % self._every_steps == 0
         due_by_time = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
         if due_by_steps or due_by_time:
-            save_checkpoint(self._folder, module.backbone, trainer.optimizers[0], Progress(module.step, module.statistics_states))
+            progress = Progress(module.step, module.num_tokens, module.statistics_states)
+            save_checkpoint(self._folder, module.backbone, trainer.optimizers[0], progress)
             self._saved_at = time.monotonic()
 
 

@@ -11,13 +11,12 @@ from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
 from medvlm_dpo.data.manifest import Manifest
-from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.sampler import num_steps
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.evaluation.tasks import EvaluationTask
 from medvlm_dpo.files import sha256_of_json
 from medvlm_dpo.objectives.terms import Objective, build_objective, problems_of
-from medvlm_dpo.preparation import PreparedData, prepare_data, question_problems, record_problems
+from medvlm_dpo.preparation import PreparedData, prepare_data, question_problems, record_problems, unmatched_problems
 from medvlm_dpo.settings import DecodingSettings, TrainerSettings
 
 Config = Mapping[str, Any]
@@ -70,43 +69,55 @@ class _Parts:
 class _Collector:
     """Runs one stage of a check after the other and keeps what goes wrong; a stage whose input is missing is left out."""
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        problems = {group: check_targets({group: part}) for group, part in config.items() if group not in ("loss", "task")}
+        self._unsound = {group for group, found in problems.items() if found}  # nothing is built from these
+        self.problems = [problem for found in problems.values() for problem in found]
 
-    def attempt(self, stage: Callable[[], Any]) -> Any:
-        """The stage's result, or None after noting its problems."""
+    def attempt(self, stage: Callable[[], Any], *groups: str) -> Any:
+        """The stage's result, or None after noting its problems; left out where one of the groups it builds from is unsound."""
+        if self._unsound.intersection(groups):
+            return None
         try:
             return stage()
         except InputError as error:
             self.problems += [problem for problem in error.problems if problem not in self.problems]
             return None
 
+    def built(self, group: str) -> Any:
+        """What a group describes, or None."""
+        return self.attempt(lambda: call_target(self._config[group]), group)
+
 
 def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
-    collector = _Collector()
-    collector.problems += check_targets(config, ignore=("loss", "task"))
-    if collector.problems:
-        collector.problems += _loss_problems(config)
-        return CheckedCell(problems=collector.problems)
-    trainer: TrainerSettings | None = collector.attempt(lambda: call_target(config["trainer"]))
-    collector.attempt(lambda: call_target(config["adapter"]))
-    decoding: DecodingSettings | None = collector.attempt(lambda: call_target(config["decoding"]))
+    collector = _Collector(config)
+    trainer: TrainerSettings | None = collector.built("trainer")
+    collector.built("adapter")
+    decoding: DecodingSettings | None = collector.built("decoding")
     collector.problems += _loss_problems(config)
     backbone: AbstractBackbone | None = collector.attempt(
-        lambda: parts.made("model", config["model"], lambda: call_target(config["model"]))
+        lambda: parts.made("model", config["model"], lambda: call_target(config["model"])), "model"
     )
     data: PreparedData | None = None
-    task: EvaluationTask | None = collector.attempt(lambda: call_target(config["evaluation"]))
+    task: EvaluationTask | None = collector.built("evaluation")
     evaluation_content, notes = "", list[str]()
     if backbone is not None:
-        data = collector.attempt(lambda: _prepared(config, backbone, parts))
+        data = collector.attempt(lambda: _prepared(config, backbone, parts), "data")
         if task is not None and decoding is not None:
             evaluation_content = collector.attempt(lambda: _checked_questions(config, task, decoding, backbone, parts)) or ""
+    else:
+        _check_records_alone(config, task, parts, collector)
     if collector.problems or backbone is None or data is None or trainer is None or task is None:
-        collector.attempt(lambda: call_target(config["data"])) if backbone is None else None
         return CheckedCell(problems=collector.problems)
     objective = build_objective(config["loss"], batch_size=trainer.batch_size)
-    problems = _fit_problems(objective, data)
+    asked = {
+        "views": sorted(objective.demand.views),
+        "facts": sorted(objective.demand.facts),
+        "terms": [term.name for term in objective.terms],
+    }
+    key = {"data": config["data"], "model": config["model"], **asked}
+    problems = parts.made("fit", key, lambda: _fit_problems(objective, data, backbone))
     num_train = len(data.examples["train"])
     if num_train < trainer.batch_size:
         notes.append(
@@ -152,17 +163,23 @@ def _checked_questions(config: Config, task: EvaluationTask, decoding: DecodingS
     return parts.made("questions", {key: config[key] for key in ("evaluation", "decoding", "model")}, read)
 
 
-def _fit_problems(objective: Objective, data: PreparedData) -> list[str]:
+def _check_records_alone(config: Config, task: EvaluationTask | None, parts: _Parts, collector: _Collector) -> None:
+    """What can be said of records and questions without a tokenizer."""
+    collector.attempt(
+        lambda: parts.made("records", config["data"], lambda: read_source(call_target(config["data"]), parts.manifest)), "data"
+    )
+    if task is not None:
+        collector.attempt(lambda: parts.made("asked", config["evaluation"], lambda: read_source(task.source, parts.manifest)))
+
+
+def _fit_problems(objective: Objective, data: PreparedData, backbone: AbstractBackbone) -> list[str]:
     problems = record_problems(objective, data.examples, unpaired_losses=_unpaired_losses())
     corrupt = sorted(view for view in objective.demand.views if view.endswith("_corrupt"))
     if corrupt:
         problems.append(f"this loss scores answers on a corrupted image ({', '.join(corrupt)}), but corruption=none")
     if "unmatched" in objective.demand.views:
         for examples in data.examples.values():
-            try:
-                unmatched_partners(examples)
-            except InputError as error:
-                problems += error.problems
+            problems += unmatched_problems(examples, backbone)
     return problems
 
 

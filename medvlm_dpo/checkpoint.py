@@ -1,24 +1,28 @@
 """Checkpoints of one cell: adapter, optimiser, schedule, statistics state and step; no frozen weights."""
 
-import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.files import SCHEMA_VERSION, write_bytes_atomic
+from medvlm_dpo.files import read_json, write_json_atomic
 
 KEPT = 2  # the newest, and the one before it until the newest has been read back
+# What damaged files raise: JSON, the zip of torch.save, its pickle, safetensors, and an adapter of another shape (an InputError).
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done and the states of batch statistics by `<term>/<parameter>`."""
+    """Where a run stands: steps done, tokens scored so far, and the states of batch statistics by `<term>/<parameter>`."""
 
     step: int
+    num_tokens: int
     statistics: dict[str, dict[str, torch.Tensor]]
 
 
@@ -31,7 +35,7 @@ def save_checkpoint(folder: Path, backbone: AbstractBackbone, optimizer: torch.o
     backbone.save_adapter(partial / "adapter")
     # There is no generator state to keep: after the adapter is made nothing draws (dropout is off, the sampler is stateless).
     torch.save({"optimizer": optimizer.state_dict(), "statistics": progress.statistics}, partial / "state.pt")
-    write_bytes_atomic(partial / "progress.json", json.dumps({"schema_version": SCHEMA_VERSION, "step": progress.step}).encode())
+    write_json_atomic(partial / "progress.json", {"step": progress.step, "num_tokens": progress.num_tokens})
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     for old in _newest_first(folder)[KEPT:]:
@@ -42,14 +46,15 @@ def load_newest(folder: Path, backbone: AbstractBackbone, optimizer: torch.optim
     """Restores the newest checkpoint that can be read; None when there is none."""
     for candidate in _newest_first(folder):
         try:
-            step = int(json.loads((candidate / "progress.json").read_text())["step"])
+            progress = read_json(candidate / "progress.json")
+            step, num_tokens = int(progress["step"]), int(progress["num_tokens"])
             state: dict[str, Any] = torch.load(candidate / "state.pt", weights_only=True)
             backbone.load_adapter(candidate / "adapter")
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        except UNREADABLE as error:
             print(f"checkpoint {candidate.name} cannot be read ({type(error).__name__}); trying the one before")
             continue
         optimizer.load_state_dict(state["optimizer"])
-        return Progress(step, state["statistics"])
+        return Progress(step, num_tokens, state["statistics"])
     return None
 
 

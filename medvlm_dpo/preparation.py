@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.data.collate import EncodedExample, encode_examples
+from medvlm_dpo.data.collate import EncodedExample, encode_examples, own_answer
 from medvlm_dpo.data.content import read_source
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.partners import unmatched_partners
@@ -94,6 +94,28 @@ def record_problems(objective: Objective, examples: Mapping[str, tuple[Example, 
             f"first: id {weightless[0]}); a missing weight is never taken as 1"
         )
     return problems
+
+
+def unmatched_problems(examples: tuple[Example, ...], backbone: AbstractBackbone) -> list[str]:
+    """Why a loss cannot score another example's answer on an example's prompt: there is none, or the two are too long together."""
+    if not examples:
+        return []
+    try:
+        partners = unmatched_partners(examples)
+    except InputError as error:
+        return list(error.problems)
+    encoder = backbone.encoder
+    long = [
+        example.id
+        for example, partner in zip(examples, partners, strict=True)
+        if len(encoder.prompt_ids(example.turns)) + len(encoder.answer_ids(own_answer(examples[partner]))) > encoder.max_length
+    ]
+    if not long:
+        return []
+    return [
+        f"data: this loss scores other examples' answers too, and for {len(long)} of {len(examples)} examples (first: id {long[0]}) prompt "
+        f"and such an answer are longer than the model's context of {encoder.max_length}; shorten the longest answers"
+    ]
 
 
 def encode_split(examples: tuple[Example, ...], demand: Demand, backbone: AbstractBackbone) -> tuple[EncodedExample, ...]:

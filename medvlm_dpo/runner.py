@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         return INPUT_WRONG
     folder = Path(arguments[0])
     try:
-        read_cell(folder)
+        _existing_cell(folder)
         mark_running(folder)
         run_cell(folder)
     except KeyboardInterrupt:
@@ -83,8 +83,14 @@ def main(arguments: list[str]) -> int:
     return DONE
 
 
+def _existing_cell(folder: Path) -> Mapping[str, Any]:
+    if not (folder / "cell.yaml").is_file():
+        raise InputError(f"{folder} is no cell: it has no cell.yaml; give a folder under cells/ of an output folder")
+    return read_cell(folder).cell
+
+
 def _run(folder: Path) -> None:
-    cell = read_cell(folder).cell
+    cell = _existing_cell(folder)
     config: Mapping[str, Any] = cell["config"]
     sys.path.extend(place for place in config["import_folders"] if place not in sys.path)
     threads = _threads()

@@ -1,5 +1,6 @@
 """Settings of training and decoding, checked once, when they are made."""
 
+import math
 from dataclasses import dataclass
 
 from medvlm_dpo.errors import InputError
@@ -48,10 +49,16 @@ class TrainerSettings:
         }
         problems = [f"trainer.{name} must be >= 1, got {value}" for name, (value, fine) in limits.items() if not fine]
         for name, value in (("max_epochs", self.max_epochs), ("checkpoint_every_min", self.checkpoint_every_min)):
-            problems += [f"trainer.{name} must be > 0, got {value}"] if value is not None and value <= 0 else []
-        for name, value in (("learning_rate", self.learning_rate), ("weight_decay", self.weight_decay), ("gradient_clip_norm", self.gradient_clip_norm)):
-            problems += [f"trainer.{name} must be >= 0, got {value}"] if value < 0 else []
-        problems += [] if 0 <= self.lr_warmup_fraction <= 1 else [f"trainer.lr_warmup_fraction must lie in [0, 1], got {self.lr_warmup_fraction}"]
+            problems += [f"trainer.{name} must be > 0, got {value}"] if value is not None and not 0 < value < math.inf else []
+        for name, value in (
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("gradient_clip_norm", self.gradient_clip_norm),
+        ):
+            problems += [] if 0 <= value < math.inf else [f"trainer.{name} must be >= 0, got {value}"]
+        problems += (
+            [] if 0 <= self.lr_warmup_fraction <= 1 else [f"trainer.lr_warmup_fraction must lie in [0, 1], got {self.lr_warmup_fraction}"]
+        )
         if problems:
             raise InputError(problems)
 

@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.callbacks import Checkpoints, GradientCheck, MetricsLog, ProgressBar, StartCheck, json_lines
+from medvlm_dpo.callbacks import Checkpoints, GradientCheck, MetricsLog, ProgressBar, StartCheck, Validations, json_lines
 from medvlm_dpo.checkpoint import load_newest
 from medvlm_dpo.data.collate import EncodedExample
 from medvlm_dpo.data.datamodule import PreferenceData, TrainingSteps, ValidationSteps
@@ -97,7 +97,7 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
     resumed = load_newest(files.checkpoints, backbone, module.optimizer)
     if resumed is not None:
         print(f"resuming after step {resumed.step}")
-        module.step, module.statistics_states = resumed.step, resumed.statistics
+        module.step, module.num_tokens, module.statistics_states = resumed.step, resumed.num_tokens, resumed.statistics
     data = _data(backbone, objective, splits, settings, seed=seed, steps=steps, first_step=module.step)
     seconds = _fit(module, data, settings, files, steps=steps)
     backbone.save_adapter(files.adapter)
@@ -147,16 +147,16 @@ def _data(
 def _fit(module: PreferenceModule, data: PreferenceData, settings: TrainerSettings, files: CellFiles, *, steps: int) -> float:
     """Validates, trains, validates; returns the seconds of training, without the two validations around it."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    metrics_log = MetricsLog(files.metrics, first_step=module.step)
+    metrics_log = MetricsLog(files.metrics, first_step=module.step, num_steps=steps)
     callbacks: list[Callback] = [
         StartCheck(),
         GradientCheck(settings.learning_rate),
         metrics_log,
-        Checkpoints(files.checkpoints, every_steps=settings.checkpoint_every_steps, every_min=settings.checkpoint_every_min),
         ProgressBar(num_steps=steps, first_step=module.step),
     ]
-    every = settings.validate_every_steps
-    between = every if every is not None and every <= len(data.training) else None
+    if settings.validate_every_steps is not None and len(data.validation):
+        callbacks.append(Validations(data, metrics_log, every_steps=settings.validate_every_steps, num_steps=steps))
+    callbacks.append(Checkpoints(files.checkpoints, every_steps=settings.checkpoint_every_steps, every_min=settings.checkpoint_every_min))
     validator = _trainer([metrics_log])
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
@@ -165,19 +165,18 @@ def _fit(module: PreferenceModule, data: PreferenceData, settings: TrainerSettin
             validator.validate(module, datamodule=data, verbose=False)
         started = time.monotonic()
         if module.step < steps:
-            _trainer(callbacks, val_check_interval=between, limit_val_batches=None if between else 0).fit(module, datamodule=data)
+            _trainer(callbacks, limit_val_batches=0).fit(module, datamodule=data)
         seconds = time.monotonic() - started
         if len(data.validation):
             validator.validate(module, datamodule=data, verbose=False)
     return seconds
 
 
-def _trainer(callbacks: list[Callback], *, val_check_interval: int | None = None, limit_val_batches: int | None = None) -> Trainer:
+def _trainer(callbacks: list[Callback], *, limit_val_batches: int | None = None) -> Trainer:
     return Trainer(
         accelerator="auto" if torch.cuda.is_available() else "cpu",
         devices=1,
         max_epochs=1,  # one pass over the loader, whose items are the steps of the whole run
-        val_check_interval=val_check_interval,
         limit_val_batches=limit_val_batches,
         num_sanity_val_steps=0,
         callbacks=callbacks,

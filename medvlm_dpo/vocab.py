@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from PIL import Image
@@ -90,6 +90,7 @@ class ObjectiveOutput(NamedTuple):
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """One picture, loaded on demand."""
 

@@ -1,5 +1,6 @@
 """LoRA on the language model only: the one trainable part of a cell by default."""
 
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class LoraSettings:
     def __post_init__(self) -> None:
         """Raises InputError on values that cannot train."""
         problems = [f"adapter.rank must be >= 1, got {self.rank}"] if self.rank < 1 else []
-        problems += [f"adapter.alpha must be > 0, got {self.alpha}"] if self.alpha <= 0 else []
+        problems += [f"adapter.alpha must be > 0, got {self.alpha}"] if not 0 < self.alpha < math.inf else []
         problems += ["adapter.target_modules must name at least one layer, e.g. [q_proj, v_proj]"] if not self.target_modules else []
         if problems:
             raise InputError(problems)

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
@@ -16,8 +17,9 @@ from medvlm_dpo.backbones import adapter as adapters
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.backbones.greedy import greedy
-from medvlm_dpo.backbones.prompt import PromptEncoder, PromptFormat
+from medvlm_dpo.backbones.prompt import PromptEncoder, prompt_format
 from medvlm_dpo.errors import InputError
+from medvlm_dpo.files import read_json
 from medvlm_dpo.vocab import ImageSource, Rows
 
 BUILTIN_MODELS = Path(__file__).resolve().parent.parent / "data" / "phantom" / "models"
@@ -37,15 +39,14 @@ class LlavaBackbone(AbstractBackbone):
 
     def __init__(self, *, checkpoint: str | None, prompt: Mapping[str, Any], source: str, max_length: int) -> None:
         self._folder = checkpoint_folder(checkpoint, source)
-        self._config = LlavaConfig.from_pretrained(self._folder, local_files_only=True)
-        self._processor = LlavaImageProcessorPil.from_pretrained(self._folder, local_files_only=True)
+        self._config, self._processor, tokenizer = _settings(self._folder)
         self._model: Any = None  # transformers and peft models are loosely typed
         self._adapted: Any = None
         vision = self._config.vision_config
         num_patches = (vision.image_size // vision.patch_size) ** 2
         self.encoder = PromptEncoder(
-            AutoTokenizer.from_pretrained(self._folder, local_files_only=True),
-            PromptFormat(**prompt),
+            tokenizer,
+            prompt_format(prompt),
             image_token_id=self._config.image_token_id,
             num_image_tokens=num_patches if self._config.vision_feature_select_strategy == "default" else num_patches + 1,
             max_length=min(max_length, self._config.text_config.max_position_embeddings),
@@ -58,9 +59,17 @@ class LlavaBackbone(AbstractBackbone):
     def load(self) -> None:
         """Reads the weights in the dtype of the checkpoint; every tensor must fit."""
         disable_progress_bar()  # the log needs no bar for reading a file
-        model, report = LlavaForConditionalGeneration.from_pretrained(
-            self._folder, output_loading_info=True, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
-        )
+        try:
+            model, report = LlavaForConditionalGeneration.from_pretrained(
+                self._folder,
+                output_loading_info=True,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                ignore_mismatched_sizes=True,  # reported, and refused below with the name of the tensor
+            )
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"model.checkpoint={self._folder}: its weights cannot be read ({error}); get the files again") from error
         wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]}
         if wrong:
             shown = "; ".join(f"{len(names)} {kind.replace('_keys', '')} (first: {names[0]})" for kind, names in wrong.items())
@@ -144,6 +153,26 @@ class LlavaBackbone(AbstractBackbone):
         embedded = self._model.get_input_embeddings()(input_ids)
         image_positions = (input_ids == self.encoder.image_token_id).unsqueeze(-1)
         return embedded.masked_scatter(image_positions, features.to(embedded.dtype))
+
+
+def _settings(folder: Path) -> tuple[LlavaConfig, LlavaImageProcessorPil, Any]:
+    """Configuration, image settings and tokenizer of a checkpoint folder."""
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind != LlavaConfig.model_type:
+            raise InputError(
+                f"model.checkpoint={folder}: config.json has model_type {kind!r}, expected {LlavaConfig.model_type!r}; "
+                "use a copy in the transformers layout"
+            )
+        return (
+            LlavaConfig.from_pretrained(folder, local_files_only=True),
+            LlavaImageProcessorPil.from_pretrained(folder, local_files_only=True),
+            AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        )
+    except InputError:
+        raise
+    except Exception as error:  # the tokenizers library raises plain exceptions on a damaged file
+        raise InputError(f"model.checkpoint={folder}: {', '.join(NEEDED_FILES)} cannot be read ({error}); get the files again") from error
 
 
 def checkpoint_folder(checkpoint: str | None, source: str) -> Path:

@@ -1,11 +1,12 @@
 """Prompt formats: conversations to token ids, built in chunks around the image so that no text can merge with it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from medvlm_dpo.errors import InputError
+from medvlm_dpo.errors import InputError, nearest
 from medvlm_dpo.vocab import Turn
 
 IMAGE_MARK = "<image>"
@@ -28,14 +29,38 @@ class PromptFormat:
     gpt: str
 
     def __post_init__(self) -> None:
-        """Raises InputError when a placeholder is missing or doubled."""
+        """Raises InputError when a placeholder is missing, doubled or in the wrong text."""
         problems = [
             f"model.prompt.{name}: expected {mark} exactly once in {text!r}"
             for name, text, mark in (("image", self.image, IMAGE_MARK), ("human", self.human, "{text}"), ("gpt", self.gpt, "{text}"))
             if text.count(mark) != 1
         ]
+        problems += [
+            f"model.prompt.{name}: {mark} has no place in {text!r}"
+            for name, text, mark in (("image", self.image, "{text}"), ("human", self.human, IMAGE_MARK), ("gpt", self.gpt, IMAGE_MARK))
+            if mark in text
+        ]
         if problems:
             raise InputError(problems)
+
+
+def prompt_format(node: Mapping[str, Any]) -> PromptFormat:
+    """The format a yaml node describes.
+
+    Raises:
+        InputError: with every key that is unknown, missing or of the wrong type.
+    """
+    kinds = {field.name: field.type for field in fields(PromptFormat)}
+    problems = [f"model.prompt.{key}: there is no such key{nearest(str(key), tuple(kinds))}" for key in node if key not in kinds]
+    problems += [f"model.prompt.{name} is missing" for name in kinds if name not in node]
+    problems += [
+        f"model.prompt.{name}: expected {'true or false' if kind is bool else 'text'}, got {node[name]!r}"
+        for name, kind in kinds.items()
+        if name in node and not (isinstance(kind, type) and isinstance(node[name], kind))
+    ]
+    if problems:
+        raise InputError(problems)
+    return PromptFormat(**node)
 
 
 class PromptEncoder:
@@ -47,6 +72,9 @@ class PromptEncoder:
         image_token_id: id that marks image positions; embedded as picture features, never as this token.
         num_image_tokens: positions one image takes.
         max_length: longest sequence the language model accepts, in tokens.
+
+    Raises:
+        InputError: if the tokenizer lacks a token the template needs.
     """
 
     def __init__(
@@ -58,6 +86,11 @@ class PromptEncoder:
         num_image_tokens: int,
         max_length: int,
     ) -> None:
+        problems = ["model.checkpoint: its tokenizer has no end-of-sequence token"] if tokenizer.eos_token_id is None else []
+        if prompt.begin_of_sequence and tokenizer.bos_token_id is None:
+            problems.append("model.prompt.begin_of_sequence=true, but the tokenizer has no begin-of-sequence token; set it to false")
+        if problems:
+            raise InputError(problems)
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.image_token_id = image_token_id

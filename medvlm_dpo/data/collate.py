@@ -131,8 +131,8 @@ def only_views(batch: Batch, views: Iterable[str]) -> Batch:
     """The same micro-batch with the rows of some views only, for a pass that needs no others (plain layout)."""
     kept = {view: batch.answers[view] for view in views}
     wanted = torch.cat([answers[answers >= 0] for answers in kept.values()]).unique()  # ascending: rows keep their order
-    place = torch.full((batch.rows.num_answers,), -1)
-    place[wanted] = torch.arange(len(wanted))
+    place = torch.full((batch.rows.num_answers,), -1, device=wanted.device)
+    place[wanted] = torch.arange(len(wanted), device=wanted.device)
     rows = batch.rows
     tokens = place[rows.answer_index] >= 0
     return replace(

@@ -1,0 +1,164 @@
+"""A small world for the tests of the core: pictures, pairs, questions, settings and whole configurations on the untrained model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from medvlm_dpo.backbones.adapter import LoraSettings
+from medvlm_dpo.backbones.llava import LlavaBackbone
+from medvlm_dpo.data.collate import EncodedExample, encode_examples
+from medvlm_dpo.data.partners import unmatched_partners
+from medvlm_dpo.data.phantom.pairs import PhantomImage
+from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
+from medvlm_dpo.settings import TrainerSettings
+from medvlm_dpo.vocab import Example, Question, Turn
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+PROMPT = {"begin_of_sequence": True, "image": "<image>\n", "human": "[INST] {text} [/INST]", "gpt": " {text}"}
+LORA = LoraSettings(rank=4, alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
+SETTINGS = TrainerSettings(
+    max_steps=3,
+    max_epochs=1.0,
+    batch_size=4,
+    learning_rate=1e-3,
+    lr_warmup_fraction=0.0,
+    weight_decay=0.0,
+    gradient_clip_norm=1.0,
+    micro_batch_size=None,
+    validate_every_steps=None,
+    checkpoint_every_steps=None,
+    checkpoint_every_min=None,
+)
+
+
+def make_backbone(folder: Path, *, loaded: bool = True, max_length: int = 512) -> LlavaBackbone:
+    """The untrained model behind the backbone contract."""
+    backbone = LlavaBackbone(checkpoint=str(folder), prompt=PROMPT, source="a test model", max_length=max_length)
+    if loaded:
+        backbone.load()
+    return backbone
+
+
+def make_pairs(number: int, split: str = "train") -> tuple[Example, ...]:
+    """Phantom pairs of one fact changed."""
+    source = PhantomPairs(
+        data_class="public", num_pairs=number, num_validation_pairs=number, own_wrong_fraction=0.0, starting_model="", on_bad_record="error"
+    )
+    return source.read().examples[split]
+
+
+def make_questions(number: int) -> tuple[Question, ...]:
+    """Phantom questions, with prompts of different lengths."""
+    questions = PhantomQuestions(split="test", num_questions=number, data_class="public").read().questions
+    longer = [
+        replace(question, turns=(Turn("human", question.turns[0].text + " Please." * place),)) for place, question in enumerate(questions)
+    ]
+    return tuple(longer)
+
+
+def encoded(examples: tuple[Example, ...], backbone: LlavaBackbone) -> tuple[EncodedExample, ...]:
+    """Token ids, unmatched answers included."""
+    return encode_examples(examples, unmatched_partners(examples), backbone.encoder)
+
+
+def picture(number: int) -> PhantomImage:
+    """A phantom picture."""
+    return PhantomImage("train", number)
+
+
+def loss_node(name: str) -> dict[str, Any]:
+    """A yaml of conf/loss as the driver would resolve it."""
+    return yaml.safe_load((CONF / "loss" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def loss_names() -> list[str]:
+    """Every loss that ships."""
+    return sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+
+
+def make_config(model: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
+    """A resolved configuration of one small cell; `changes` replaces whole groups or updates their keys: `trainer={"batch_size": 2}`."""
+    config: dict[str, Any] = {
+        "task": {"name": "train"},
+        "model": {
+            "_target_": "medvlm_dpo.backbones.llava.LlavaBackbone",
+            "checkpoint": str(model),
+            "prompt": dict(PROMPT),
+            "source": "a test model",
+            "max_length": 512,
+        },
+        "adapter": {"_target_": "medvlm_dpo.backbones.adapter.LoraSettings", **vars(LORA)},
+        "reference": {"_target_": "medvlm_dpo.reference.starting_values", "_partial_": True},
+        "corruption": {"kind": "none"},
+        "loss": loss_node("dpo"),
+        "data": {
+            "_target_": "medvlm_dpo.data.phantom.source.PhantomPairs",
+            "data_class": "public",
+            "num_pairs": 8,
+            "num_validation_pairs": 4,
+            "own_wrong_fraction": 0.0,
+            "starting_model": str(model),
+            "on_bad_record": "error",
+        },
+        "evaluation": {
+            "_target_": "medvlm_dpo.evaluation.tasks.vqa_task",
+            "name": "phantom",
+            "questions": {
+                "_target_": "medvlm_dpo.data.phantom.source.PhantomQuestions",
+                "data_class": "public",
+                "split": "test",
+                "num_questions": 6,
+            },
+            "graders": {"exact": {"_target_": "medvlm_dpo.evaluation.graders.exact.grader"}},
+        },
+        "decoding": {"_target_": "medvlm_dpo.settings.DecodingSettings", "max_new_tokens": 4, "batch_size": 4},
+        "trainer": {"_target_": "medvlm_dpo.settings.TrainerSettings", **vars(SETTINGS)},
+        "logger": {"kind": "none"},
+        "paths": {"output_dir": str(output_dir)},
+        "launcher": {"n_parallel": 1, "threads": 1},
+        "import_folders": [],
+        "seed": 0,
+        "choices": {"model": "tiny", "loss": "dpo", "data": "phantom", "evaluation": "phantom", "decoding": "greedy"},
+        "overrides": [],
+    }
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+    return config
+
+
+def write_user_pairs(folder: Path, answers: list[tuple[str, str | None]]) -> dict[str, Any]:
+    """A user's folder with one picture a pair; gives the data node that reads it."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    records = []
+    for number, (chosen, rejected) in enumerate(answers):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{number}.png")
+        record: dict[str, Any] = {"id": f"case_{number}", "image": f"{number}.png", "conversations": _turns(chosen)}
+        if rejected is not None:
+            record["rejected_conversations"] = _turns(rejected)
+        records.append(record)
+    (folder / "pairs.json").write_text(json.dumps(records), encoding="utf-8")
+    return {
+        "_target_": "medvlm_dpo.data.preference_json.PreferenceJson",
+        "path": str(folder / "pairs.json"),
+        "image_root": str(images),
+        "data_class": "public",
+        "on_bad_record": "error",
+        "validation_fraction": 0.2,
+    }
+
+
+def flat(values: dict[str, Tensor]) -> list[float]:
+    """Every number of some tensors, in a fixed order."""
+    return [number for name in sorted(values) for number in values[name].detach().double().flatten().tolist()]
+
+
+def _turns(answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": "<image>\nIs there a lesion?"}, {"from": "gpt", "value": answer}]
