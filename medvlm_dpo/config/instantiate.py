@@ -14,13 +14,14 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from medvlm_dpo.errors import InputError, nearest
 
 SPECIAL_KEYS = ("_target_", "_partial_", "_shared_")
 _POSITIONAL_ONLY, _REST = inspect.Parameter.POSITIONAL_ONLY, (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_NUMBERS: Mapping[type, tuple[type, ...]] = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}
+_PLAIN_TYPES: Mapping[type, tuple[type, ...]] = {float: (float, int), int: (int,), bool: (bool,), str: (str,), Path: (str,)}
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -75,7 +76,8 @@ def call_target(node: Mapping[str, Any]) -> Any:
         InputError: the target does not exist.
     """
     function = locate(str(node["_target_"]))
-    arguments = {key: _build(value) for key, value in settings_of(node).items()}
+    hints = _hints(function)
+    arguments = {key: _as_path(_build(value), hints.get(key)) for key, value in settings_of(node).items()}
     return functools.partial(function, **arguments) if node.get("_partial_") else function(**arguments)
 
 
@@ -147,16 +149,25 @@ def _check_node(path: str, node: Mapping[str, Any]) -> list[str]:
 
 def _check_types(path: str, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
     """Only plain numbers, words and truth values are compared: richer types are the business of the target itself."""
-    annotated = function.__init__ if isinstance(function, type) else function
-    try:
-        hints = typing.get_type_hints(annotated)
-    except (NameError, TypeError):  # names known to a type checker only
-        return []
+    hints = _hints(function)
     return [
         f"{path}.{key}: {name} expects {_type_words(hints[key])}, got {value!r}"
         for key, value in given.items()
         if key in hints and not fits(value, hints[key])
     ]
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+    except (NameError, TypeError):  # names known to a type checker only
+        return {}
+
+
+def _as_path(value: Any, hint: Any) -> Any:
+    """Yaml has no paths: a target that asks for one gets one."""
+    asked = hint is Path or Path in typing.get_args(hint)
+    return Path(value) if isinstance(value, str) and asked and str not in typing.get_args(hint) else value
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -165,14 +176,16 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, part) for part in typing.get_args(hint))
     if hint is type(None):
         return value is None
-    if not isinstance(hint, type) or hint not in _NUMBERS:
+    if not isinstance(hint, type) or hint not in _PLAIN_TYPES:
         return True
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, _NUMBERS[hint])
+    return isinstance(value, _PLAIN_TYPES[hint])
 
 
 def _type_words(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_type_words(part) for part in typing.get_args(hint))
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}.get(hint, str(hint))
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path", type(None): "null"}.get(
+        hint, str(hint)
+    )

@@ -30,6 +30,10 @@ def whole(part, parts, names, *, ratio: float):
     return part, parts, names, ratio
 
 
+def read(file: Path, folder: Path | None, either: str | Path):
+    return file, folder, either
+
+
 def open_ended(**settings):
     return settings
 
@@ -71,6 +75,12 @@ def test_shared_settings_never_reach_the_target() -> None:
     node = part(_shared_=["path"], path="/somewhere", size=4)
     assert call_target(node).size == 4
     assert check_targets({"x": node}) == []
+
+
+def test_a_target_that_asks_for_a_path_gets_one() -> None:
+    node = {"_target_": "node_targets.read", "file": "a/b", "folder": None, "either": "c"}
+    assert call_target(node) == (Path("a/b"), None, "c")
+    assert check_targets({"x": {**node, "file": 3}}) == ["x.file: read expects a path, got 3"]
 
 
 def test_methods_of_classes_are_targets() -> None:

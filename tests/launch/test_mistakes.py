@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch_world import DEFAULTS, World, write_choice
+from launch_world import DEFAULTS, World
 
 from launch.compose import compose_cells
 from medvlm_dpo.errors import InputError
