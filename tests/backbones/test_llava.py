@@ -273,7 +273,7 @@ def test_adapter_of_another_rank_is_refused(adapted: LlavaBackbone, untrained_mo
     other = make_backbone(untrained_model)
     other.add_adapter(LoraSettings(rank=2, alpha=8, target_modules=LORA.target_modules), seed=0)
 
-    with pytest.raises(InputError, match="the saved adapter does not fit this model: .* tensors differ"):
+    with pytest.raises(InputError, match=r"the saved adapter does not fit this model: .* tensors differ"):
         other.load_adapter(tmp_path / "adapter")
 
 
