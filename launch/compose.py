@@ -156,10 +156,11 @@ def _plain(config: DictConfig, folders: list[str]) -> dict[str, Any]:
         raise InputError("hydra/launcher: this launcher is not ours; choose local")
     machine = config.hydra
     try:
-        missing = sorted(key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra."))  # Hydra fills in its own later
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        missing = sorted(_missing(OmegaConf.to_container(own, resolve=False)))
         if missing:
             raise InputError(missing_value(key) for key in missing)
-        resolved = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True)
+        resolved = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(sentences(error)) from error
     if not isinstance(resolved, dict):
@@ -170,6 +171,15 @@ def _plain(config: DictConfig, folders: list[str]) -> dict[str, Any]:
     launcher = {"n_parallel": machine.launcher.n_parallel, "threads": machine.launcher.threads}
     overrides = list(machine.overrides.task)
     return {**plain, "choices": choices, "launcher": launcher, "overrides": overrides, "import_folders": folders}
+
+
+def _missing(value: Any, place: str = "") -> Iterator[str]:
+    """Keys that must be given, found before anything is resolved: what refers to them would only repeat the complaint."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _missing(item, f"{place}.{key}" if place else str(key))
+    elif value == "???":
+        yield place
 
 
 def _absolute_paths(value: Any) -> Any:

@@ -112,7 +112,6 @@ def _run(configs: Configs, planned: Sequence[PlannedCell], runner: str, table: s
     shown = report(output_dir, sweep.name)
     if shown is not None:
         print(shown)
-    print(f"cells:  {output_dir / 'cells'}\nsweep:  {output_dir / 'sweeps' / sweep.name}")
     if failed:
         names = ", ".join(folder.name for folder in failed)
         print(f"{len(failed)} of {len(sweep.folders)} cells failed: {names}; the same command tries again")

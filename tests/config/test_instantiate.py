@@ -12,6 +12,7 @@ from medvlm_dpo.errors import InputError
 
 TARGETS = """
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass

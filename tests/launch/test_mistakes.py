@@ -43,6 +43,7 @@ def problems(world: World, monkeypatch: pytest.MonkeyPatch):
         (["seed=1.5"], ["seed: expects a whole number, got '1.5'"]),
         (["seed=-1", "check=ful", "sweep_name=a/b"], ["check: 'ful' is neither fast nor full", "seed: expects", "sweep_name: 'a/b'"]),
         (["data.path=???"], ["data.path: a value is required and has no default; give data.path=..."]),
+        (["data.path=???", "evaluation.name=${data.path}"], ["data.path: a value is required and has no default"]),
         (["model=???"], ["model: a value is required"]),
         (["data.path=${nowhere.x}"], ["data.path: its reference cannot be resolved (Interpolation key 'nowhere.x' not found)"]),
         (["data.path=a,b"], ["data.path=a,b: several values make a grid; add -m"]),
