@@ -63,7 +63,8 @@ def answer_lengths(batch: Batch) -> Int[Tensor, " answer"]:
     """
     lengths = torch.bincount(batch.rows.answer_index, minlength=batch.rows.num_answers)
     if bool((lengths == 0).any()):
-        raise ValueError(f"empty response in answers {(lengths == 0).nonzero().flatten().tolist()} of {batch.example_ids}; truncated away?")
+        empty = [index for index, length in enumerate(lengths) if int(length) == 0]
+        raise ValueError(f"empty response in answers {empty} of examples {', '.join(batch.example_ids)}; truncated away?")
     return lengths
 
 

@@ -5,6 +5,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -61,7 +62,12 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int) -> Pe
         )
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, target_modules=pattern, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+        r=settings.rank,
+        lora_alpha=cast("int", settings.alpha),
+        target_modules=pattern,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         warnings.filterwarnings(

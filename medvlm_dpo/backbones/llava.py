@@ -42,14 +42,15 @@ class LlavaBackbone(AbstractBackbone):
         self._config, self._processor, tokenizer = _settings(self._folder)
         self._model: Any = None  # transformers and peft models are loosely typed
         self._adapted: Any = None
-        vision = self._config.vision_config
+        vision: Any = self._config.vision_config
+        text: Any = self._config.text_config
         num_patches = (vision.image_size // vision.patch_size) ** 2
         self.encoder = PromptEncoder(
             tokenizer,
             prompt_format(prompt),
             image_token_id=self._config.image_token_id,
             num_image_tokens=num_patches if self._config.vision_feature_select_strategy == "default" else num_patches + 1,
-            max_length=min(max_length, self._config.text_config.max_position_embeddings),
+            max_length=min(max_length, text.max_position_embeddings),
         )
 
     def weight_files(self) -> tuple[Path, ...]:
@@ -60,7 +61,7 @@ class LlavaBackbone(AbstractBackbone):
         """Reads the weights in the dtype of the checkpoint; every tensor must fit."""
         disable_progress_bar()  # the log needs no bar for reading a file
         try:
-            model, report = LlavaForConditionalGeneration.from_pretrained(
+            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
                 self._folder,
                 output_loading_info=True,
                 local_files_only=True,
@@ -70,6 +71,7 @@ class LlavaBackbone(AbstractBackbone):
             )
         except (OSError, SafetensorError) as error:
             raise InputError(f"model.checkpoint={self._folder}: its weights cannot be read ({error}); get the files again") from error
+        model, report = loaded
         wrong = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]}
         if wrong:
             shown = "; ".join(f"{len(names)} {kind.replace('_keys', '')} (first: {names[0]})" for kind, names in wrong.items())

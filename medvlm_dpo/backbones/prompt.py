@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -96,7 +96,7 @@ class PromptEncoder:
         self.image_token_id = image_token_id
         self.num_image_tokens = num_image_tokens
         self.max_length = max_length
-        self.end_id = int(tokenizer.eos_token_id)
+        self.end_id: int = cast("int", tokenizer.eos_token_id)  # typed as anything by transformers, checked above
 
     def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """Ids of a conversation that ends with a human turn; the image goes in front of the first question.
@@ -107,7 +107,7 @@ class PromptEncoder:
         roles = [turn.role for turn in turns]
         if roles != ["human", "gpt"] * (len(roles) // 2) + ["human"]:
             raise ValueError(f"a prompt alternates human and gpt turns and ends with human, got {roles}")
-        ids = [int(self.tokenizer.bos_token_id)] if self.prompt.begin_of_sequence else []
+        ids = [cast("int", self.tokenizer.bos_token_id)] if self.prompt.begin_of_sequence else []
         for index, turn in enumerate(turns):
             if turn.role == "gpt":
                 ids += self.answer_ids(turn.text)
@@ -121,6 +121,10 @@ class PromptEncoder:
         """Ids of one answer with its end-of-sequence token."""
         return (*self._encode(self.prompt.gpt.replace("{text}", text)), self.end_id)
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of an answer's ids, without special tokens and outer blanks."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
     def _first_question(self, text: str) -> list[int]:
         # The mark is split off the template before the user's text goes in: text that contains "<image>" stays text.
         before, after = self.prompt.human.replace("{text}", self.prompt.image + "{text}").split(IMAGE_MARK)
@@ -128,5 +132,5 @@ class PromptEncoder:
         return [*self._encode(before), *image, *self._encode(after.replace("{text}", text))]
 
     def _encode(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return [int(token) for token in ids]
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids

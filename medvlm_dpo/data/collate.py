@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -154,7 +154,7 @@ def only_views(batch: Batch, views: Iterable[str]) -> Batch:
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The same micro-batch on a device."""
-    rows = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch.rows).items()}
+    rows: dict[str, Any] = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch.rows).items()}
     return replace(
         batch,
         rows=Rows(**rows),

@@ -45,7 +45,7 @@ def generate_answers(
         pixel_values = torch.stack([backbone.pixels(questions[index].image) for index in part])
         generated = backbone.generate([prompts[index] for index in part], pixel_values, max_new_tokens=max_new_tokens)
         for index, ids in zip(part, generated, strict=True):
-            text = backbone.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            text = backbone.encoder.text_of(ids)
             answers[index] = Answer(questions[index].id, text, len(ids), stopped=len(ids) < max_new_tokens)
         report(len(answers), len(questions))
     return [answers[index] for index in range(len(questions))]
