@@ -102,9 +102,7 @@ def scene_of(split: str, index: int) -> Scene:
     size = pick(random, SIZES)
     centre_x = (IMAGE_SIDE - 1) / 2 + between(random, -1.2, 1.2)
     centre_y = (IMAGE_SIDE - 1) / 2 + between(random, -1.2, 1.2)
-    lesions = tuple(
-        _lesion(random, REGIONS[region], side, zone, size, (centre_x, centre_y)) for side, zone in _places(random)
-    )
+    lesions = tuple(_lesion(random, REGIONS[region], side, zone, size, (centre_x, centre_y)) for side, zone in _places(random))
     return Scene(
         split=split,
         index=index,
@@ -131,9 +129,7 @@ def _places(random: np.random.Generator) -> list[tuple[str, str]]:
     return shuffled(random, [(side, zone) for side in sides for zone in ZONES])[:count]
 
 
-def _lesion(  # noqa: PLR0913 - a lesion needs its place, its size and the body it lies in
-    random: np.random.Generator, region: Region, side: str, zone: str, size: str, centre: tuple[float, float]
-) -> Lesion:
+def _lesion(random: np.random.Generator, region: Region, side: str, zone: str, size: str, centre: tuple[float, float]) -> Lesion:
     radius = between(random, *RADII[size])
     slack = max(region.half_width - 1.0 - radius, 0.0)
     # Upper and lower lesions move towards the midline of their organ, which narrows there.

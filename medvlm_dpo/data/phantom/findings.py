@@ -25,7 +25,7 @@ class Findings:
     zone: str | None
 
     def sentence(self) -> str:
-        """One sentence about the lesions, e.g. `There is one large lesion in the upper zone of the right lung.`"""
+        """One sentence about the lesions, such as `There is one large lesion in the upper zone of the right lung.`."""
         organ = REGIONS[self.region]
         if not self.count:
             return f"There is no lesion in the {organ.organs}."
@@ -36,7 +36,7 @@ class Findings:
         return f"There {verb} {COUNT_WORDS[self.count]} {size}{noun} in {zone}{place}."
 
     def report(self) -> str:
-        """Modality and region first, e.g. `CT of the chest. There is no lesion in the lungs.`"""
+        """Modality and region first, such as `CT of the chest. There is no lesion in the lungs.`."""
         return f"{self.modality} of the {self.region}. {self.sentence()}"
 
 

@@ -76,7 +76,7 @@ def facts_of(image: PhantomImage) -> dict[str, object]:
     return {"lesion_boxes": boxes, "modality": scene.modality, "region": scene.region}
 
 
-def _example(image: PhantomImage, question: int, asked: Asked, rejected: str, error_type: str, kind: str) -> Example:  # noqa: PLR0913
+def _example(image: PhantomImage, question: int, asked: Asked, rejected: str, error_type: str, kind: str) -> Example:
     return Example(
         id=f"{image.key}/{question}/{kind}",
         image=image,

@@ -206,7 +206,9 @@ def _presence_normal(scene: Scene, random: np.random.Generator) -> Asked:
 
 def _presence_sentence(scene: Scene, random: np.random.Generator) -> Asked:
     values = ("No lesion is seen.", "A lesion is seen.")
-    return _value("presence", ("State in one sentence whether a lesion is seen.",), "{}", values[bool(scene.lesions)], values)(scene, random)
+    return _value("presence", ("State in one sentence whether a lesion is seen.",), "{}", values[bool(scene.lesions)], values)(
+        scene, random
+    )
 
 
 def _size_open(scene: Scene, random: np.random.Generator) -> Asked:

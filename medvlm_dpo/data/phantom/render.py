@@ -41,10 +41,10 @@ LOOKS: Mapping[str, Look] = {
     "x-ray": Look(air=0.06, body=0.56, rim=0.50, organ=0.30, solid=0.70, grain=0.10, speckle=0.0, drift=0.10, softness=2.2),
     "CT": Look(air=0.02, body=0.50, rim=0.80, organ=0.20, solid=0.60, grain=0.12, speckle=0.0, drift=0.03, softness=0.9),
     "MRI": Look(air=0.03, body=0.32, rim=0.62, organ=0.16, solid=0.50, grain=0.10, speckle=0.1, drift=0.22, softness=1.2),
-    "ultrasound": Look(air=0.02, body=0.46, rim=0.46, organ=0.24, solid=0.58, grain=0.05, speckle=0.75, drift=0.10, softness=1.6),
+    "ultrasound": Look(air=0.02, body=0.46, rim=0.46, organ=0.24, solid=0.58, grain=0.05, speckle=0.55, drift=0.10, softness=1.6),
 }
-_LESION_CONTRAST = (0.16, 0.42)
-_POOR_SHARE = 0.15  # of the pictures are poor acquisitions, so that even the modality is sometimes hard to tell
+_LESION_CONTRAST = (0.24, 0.50)
+_POOR_SHARE = 0.06  # of the pictures are poor acquisitions, so that even the modality is sometimes hard to tell
 
 
 def render(scene: Scene) -> UInt8[np.ndarray, "height width"]:
@@ -130,7 +130,7 @@ def _ribs(scene: Scene, plane: Plane, random: np.random.Generator) -> Plane:
     return plane + between(random, 0.03, 0.08) * inside_band
 
 
-def _table(scene: Scene, plane: Plane, random: np.random.Generator) -> Plane:
+def _table(_: Scene, plane: Plane, random: np.random.Generator) -> Plane:
     """The CT table: a bright line under the body."""
     row = IMAGE_SIDE - 2 - int(between(random, 0.0, 2.0))
     plane = plane.copy()
@@ -138,7 +138,7 @@ def _table(scene: Scene, plane: Plane, random: np.random.Generator) -> Plane:
     return plane
 
 
-def _ghosts(scene: Scene, plane: Plane, random: np.random.Generator) -> Plane:
+def _ghosts(_: Scene, plane: Plane, random: np.random.Generator) -> Plane:
     """The motion ghost of a magnetic resonance image: a faint copy, shifted along the columns."""
     shift = 8 + int(between(random, 0.0, 8.0))
     return plane * 0.92 + np.roll(plane, shift, axis=0) * between(random, 0.06, 0.16)

@@ -1,5 +1,6 @@
 """The two built-in models: tokenizer, architecture and prompt, small enough to train on two CPU cores."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPVisionConfig,
+    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
@@ -19,7 +21,7 @@ from medvlm_dpo.data.phantom.anatomy import IMAGE_SIDE, scene_of
 from medvlm_dpo.data.phantom.draws import stream
 from medvlm_dpo.data.phantom.questions import every_question
 from medvlm_dpo.errors import InputError, nearest
-from medvlm_dpo.files import write_json_atomic
+from medvlm_dpo.files import write_bytes_atomic
 
 MODELS_FOLDER = Path(__file__).parent / "models"
 PATCH_SIDE = 8
@@ -51,8 +53,8 @@ class Recipe:
 
 _TEXT_SIZES = {
     "vocab_size": VOCABULARY_SIZE,
-    "hidden_size": 96,
-    "intermediate_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 192,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -115,11 +117,10 @@ def build_model(model: str) -> LlavaForConditionalGeneration:
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
     )
-    return LlavaForConditionalGeneration(config)
+    network = LlavaForConditionalGeneration(config)
+    network.generation_config = GenerationConfig(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS)
+    return network
 
 
 def train_tokenizer(model: str) -> PreTrainedTokenizerFast:
@@ -147,23 +148,21 @@ def train_tokenizer(model: str) -> PreTrainedTokenizerFast:
 
 def save_image_settings(folder: Path) -> None:
     """Writes preprocessor_config.json in the layout of a CLIP image processor."""
-    write_json_atomic(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "size": {"shortest_edge": IMAGE_SIDE},
-            "resample": 3,
-            "do_center_crop": True,
-            "crop_size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.25, 0.25, 0.25],
-        },
-    )
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": IMAGE_SIDE},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": IMAGE_SIDE, "width": IMAGE_SIDE},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    write_bytes_atomic(folder / "preprocessor_config.json", (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def _corpus(recipe: Recipe, num_images: int = 1500) -> Iterator[str]:

@@ -13,7 +13,8 @@ from medvlm_dpo.data.phantom.questions import KINDS, QUESTION_TYPES, QUESTIONS_P
 
 COUNTS = {"no": 0, **{word: number for number, word in enumerate(COUNT_WORDS) if number}}
 LESION_SENTENCE = re.compile(
-    r"^(?:(?P<modality>[\w-]+) of the (?P<region>\w+)\. )?There (?:is|are) (?P<count>no|one|two|three)(?: (?P<size>small|medium|large))? lesions? in "
+    r"^(?:(?P<modality>[\w-]+) of the (?P<region>\w+)\. )?There (?:is|are) (?P<count>no|one|two|three)"
+    r"(?: (?P<size>small|medium|large))? lesions? in "
     r"(?:the (?P<zone>upper|middle|lower) zone of )?(?:the (?P<side>right|left) (?P<organ>\w+)|(?P<both>both|the) (?P<organs>\w+))\.$"
 )
 
@@ -65,9 +66,7 @@ def test_all_types_forms_and_phrasings_occur() -> None:
 
 def test_options_hold_the_answer_of_closed_questions_only() -> None:
     for _, asked in _asked():
-        if asked.answer_type == "open":
-            assert not asked.options
-        elif asked.answer in ("yes", "no"):
+        if asked.answer_type == "open" or asked.answer in ("yes", "no"):
             assert not asked.options
         else:
             assert asked.answer in asked.options
@@ -158,7 +157,9 @@ def test_wrong_short_answers_are_other_values_of_the_same_form() -> None:
 @pytest.mark.parametrize("topic", sorted(KINDS))
 def test_every_kind_of_a_topic_can_be_asked(topic: str) -> None:
     scene = next(
-        scene for scene in (scene_of("train", index) for index in range(500)) if scene.heart_enlarged is not None and len(scene.lesions) == 1
+        scene
+        for scene in (scene_of("train", index) for index in range(500))
+        if scene.heart_enlarged is not None and len(scene.lesions) == 1
     )
     for kind in KINDS[topic]:
         assert kind(scene, np.random.default_rng(0)).text.endswith(("?", "."))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from medvlm_dpo.data.phantom.anatomy import IMAGE_SIDE, SPLITS, scene_of
 from medvlm_dpo.data.phantom.pairs import PhantomImage
@@ -31,7 +30,7 @@ def test_splits_share_no_picture_and_none_repeats(record_property: Callable[[str
     hashes = {_hash(split, index) for split in SPLITS for index in range(number)}
     per_minute = len(SPLITS) * number / (time.perf_counter() - started) * 60
     record_property("images_per_minute", round(per_minute))
-    print(f"\n{per_minute:.0f} images a minute on one core")
+    print(f"\n{per_minute:.0f} images a minute on one core")  # noqa: T201
     assert len(hashes) == len(SPLITS) * number
 
 
@@ -58,7 +57,9 @@ def test_the_patients_left_is_on_the_right_of_the_picture() -> None:
 
 def test_the_heart_lies_towards_the_patients_left() -> None:
     """Mean picture of many chests: brighter right of the midline than left of it, at the height of the heart."""
-    chests = [render(scene).astype(float) for scene in (scene_of("test", i) for i in range(400)) if scene.region == "chest" and not scene.lesions]
+    chests = [
+        render(scene).astype(float) for scene in (scene_of("test", i) for i in range(400)) if scene.region == "chest" and not scene.lesions
+    ]
     mean = np.mean(chests, axis=0)
     assert mean[26:34, 30:36].mean() > mean[26:34, 12:18].mean() + 20
 
