@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medvlm_dpo.backbones.adapter import LoraSettings
@@ -16,7 +18,11 @@ from medvlm_dpo.data.collate import EncodedExample, encode_examples
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
+from medvlm_dpo.module import ReferenceValues
+from medvlm_dpo.objectives.terms import build_objective
+from medvlm_dpo.reference import starting_values
 from medvlm_dpo.settings import TrainerSettings
+from medvlm_dpo.training import CellFiles, TrainedCell, train
 from medvlm_dpo.vocab import Example, Question, Turn
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -155,9 +161,41 @@ def write_user_pairs(folder: Path, answers: list[tuple[str, str | None]]) -> dic
     }
 
 
-def flat(values: dict[str, Tensor]) -> list[float]:
-    """Every number of some tensors, in a fixed order."""
-    return [number for name in sorted(values) for number in values[name].detach().double().flatten().tolist()]
+def run_training(  # noqa: PLR0913
+    model: Path,
+    folder: Path,
+    loss: str = "dpo",
+    *,
+    seed: int = 0,
+    pairs: int = 8,
+    validation: int = 0,
+    dtype: torch.dtype = torch.float32,
+    reference: ReferenceValues = starting_values,
+    **changes: Any,
+) -> TrainedCell:
+    """Trains an adapter on phantom pairs into a folder; `changes` are trainer settings."""
+    settings = replace(SETTINGS, **changes)
+    backbone = make_backbone(model)
+    backbone.module.to(dtype)
+    objective = build_objective(loss_node(loss), batch_size=settings.batch_size)
+    splits = {
+        "train": encoded(make_pairs(pairs), backbone),
+        "validation": encoded(make_pairs(validation, "validation"), backbone) if validation else (),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    files = CellFiles(folder / "checkpoint", folder / "metrics.jsonl", folder / "adapter")
+    return train(backbone, objective, reference, splits, adapter=LORA, settings=settings, seed=seed, files=files)
+
+
+def adapter_of(folder: Path) -> dict[str, Tensor]:
+    """The trained adapter's tensors."""
+    return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics file without what a clock decides."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("time", "train/examples_per_second")} for line in lines]
 
 
 def _turns(answer: str) -> list[dict[str, str]]:
