@@ -88,8 +88,8 @@ def loss_names() -> list[str]:
     return sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 
-def make_config(model: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
-    """A resolved configuration of one small cell; `changes` replaces whole groups or updates their keys: `trainer={"batch_size": 2}`."""
+def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, Any]:
+    """A resolved configuration of one small cell; `changes` update keys (`trainer={"batch_size": 2}`) or, with a `_target_`, replace the group."""
     config: dict[str, Any] = {
         "task": {"name": "train"},
         "model": {
@@ -134,7 +134,8 @@ def make_config(model: Path, output_dir: Path, **changes: Any) -> dict[str, Any]
         "overrides": [],
     }
     for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+        update = isinstance(value, dict) and "_target_" not in value
+        config[key] = {**config[key], **value} if update else value
     return config
 
 
@@ -161,7 +162,7 @@ def write_user_pairs(folder: Path, answers: list[tuple[str, str | None]]) -> dic
     }
 
 
-def run_training(  # noqa: PLR0913
+def run_training(
     model: Path,
     folder: Path,
     loss: str = "dpo",

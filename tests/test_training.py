@@ -28,7 +28,7 @@ class GradientSpy:
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
 
-    def __call__(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.steps.append(torch.cat([weight.grad.flatten().clone() for weight in weights]))
 
