@@ -16,6 +16,7 @@ import yaml
 from launch.claim import is_claimed
 from launch.plan import PlannedCell, PlannedEvaluation
 from launch.state import is_finished, is_trained, read_yaml
+from medvlm_dpo.config.identity import science_of
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import SCHEMA_VERSION, sha256_of_file, sha256_of_json, utc_now, write_bytes_atomic, write_json_atomic
 from medvlm_dpo.results.status import Status, read_document, write_status
@@ -132,6 +133,7 @@ def _write_cell_file(cell: PlannedCell, folder: Path, code: Mapping[str, Any]) -
         "kind": cell.kind,
         "hash": cell.hash,
         "content": dict(cell.content),
+        "science": science_of(cell.config) if cell.kind == "train" else {},  # what tells cells apart, for tables
         "code": dict(code),
         "frozen_at": utc_now(),
         "config": dict(cell.config),

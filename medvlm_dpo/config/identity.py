@@ -19,6 +19,7 @@ PATH_KEYS = frozenset({"path", "image_root", "checkpoint", "starting_model"})
 
 # Keys of one group that decide how fast or how observed a run is, never what it computes.
 MACHINE_KEYS: Mapping[str, frozenset[str]] = {
+    "model": frozenset({"source"}),  # words for the user
     "data": frozenset({"num_workers"}),
     "trainer": frozenset(
         {"micro_batch_size", "threads", "num_workers", "checkpoint_every_steps", "checkpoint_every_min", "validate_every_steps", "progress"}
