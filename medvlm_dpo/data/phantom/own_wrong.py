@@ -26,12 +26,14 @@ class OwnWrong:
     answer: str
 
 
-def starting_folder(starting_model: str) -> Path:
+def starting_folder(starting_model: str | None) -> Path:
     """The folder of a starting model given as `builtin:NAME` or as a path.
 
     Raises:
-        InputError: no built-in model has this name.
+        InputError: no model is set, or no built-in one has this name.
     """
+    if starting_model is None:
+        raise InputError("data.starting_model is null: own wrong answers lie beside a model; set model.checkpoint, or data.own_wrong_fraction=0.")
     if not starting_model.startswith(_BUILTIN):
         return Path(starting_model)
     name = starting_model.removeprefix(_BUILTIN)

@@ -34,7 +34,7 @@ class PhantomPairs:
     num_pairs: int
     num_validation_pairs: int
     own_wrong_fraction: float
-    starting_model: str
+    starting_model: str | None
     on_bad_record: str = "error"
 
     def __post_init__(self) -> None:
