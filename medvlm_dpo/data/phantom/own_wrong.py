@@ -33,7 +33,9 @@ def starting_folder(starting_model: str | None) -> Path:
         InputError: no model is set, or no built-in one has this name.
     """
     if starting_model is None:
-        raise InputError("data.starting_model is null: own wrong answers lie beside a model; set model.checkpoint, or data.own_wrong_fraction=0.")
+        raise InputError(
+            "data.starting_model is null: own wrong answers lie beside a model; set model.checkpoint, or data.own_wrong_fraction=0."
+        )
     if not starting_model.startswith(_BUILTIN):
         return Path(starting_model)
     name = starting_model.removeprefix(_BUILTIN)
