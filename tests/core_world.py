@@ -89,7 +89,7 @@ def loss_names() -> list[str]:
 
 
 def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, Any]:
-    """A resolved configuration of one small cell; `changes` update keys (`trainer={"batch_size": 2}`) or, with a `_target_`, replace the group."""
+    """A resolved configuration of one small cell; `changes` update keys of groups or, with a `_target_`, replace them."""
     config: dict[str, Any] = {
         "task": {"name": "train"},
         "model": {

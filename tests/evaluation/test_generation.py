@@ -28,8 +28,12 @@ def backbone(untrained_model: Path) -> LlavaBackbone:
     return made
 
 
+def silent(done: int, total: int) -> None:
+    """Reports nothing."""
+
+
 def answers_of(backbone: LlavaBackbone, questions: tuple[Question, ...], batch_size: int) -> list[Answer]:
-    return generate_answers(backbone, questions, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size, report=lambda done, total: None)
+    return generate_answers(backbone, questions, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size, report=silent)
 
 
 def test_answers_do_not_depend_on_batch_size_or_order(backbone: LlavaBackbone) -> None:
@@ -69,7 +73,7 @@ def test_answers_are_those_of_transformers(backbone: LlavaBackbone, untrained_mo
 def test_cut_answers_have_every_token_allowed(backbone: LlavaBackbone) -> None:
     for answer in answers_of(backbone, make_questions(9), 4):
         assert answer.stopped == (answer.num_tokens < MAX_NEW_TOKENS)
-    short = generate_answers(backbone, make_questions(9), max_new_tokens=1, batch_size=9, report=lambda done, total: None)
+    short = generate_answers(backbone, make_questions(9), max_new_tokens=1, batch_size=9, report=silent)
     assert {answer.num_tokens for answer in short if not answer.stopped} == {1}
 
 
