@@ -60,6 +60,8 @@ class PreferenceModule(LightningModule):
         self.metrics: dict[str, float] = {}  # of the last step or validation
         self._free, self._all = free_diagnostics(objective.demand), all_diagnostics()
         self._validated: list[dict[str, Total]] = []
+        self._validated_by_type: dict[str, list[dict[str, Total]]] = {}
+        self.by_error_type: dict[str, dict[str, float]] = {}  # diagnostics of the last validation, without split
         self._starting: dict[int, list[TokenValues]] = {}  # the start never changes, so validation asks for it once
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -102,11 +104,20 @@ class PreferenceModule(LightningModule):
         for micro in served:
             outputs = self.objective.evaluate(micro.tensors, micro.batch.facts, statistics, micro.batch.global_positions)
             self._validated.append(self._totals(outputs, micro, self._all))
+            self._account_error_types(micro)
 
     def on_validation_epoch_end(self) -> None:
         """Means over all validation pairs."""
         self.metrics = _named(VALIDATION, self._validated)
-        self._validated = []
+        self.by_error_type = {name: means_of(add_totals(parts)) for name, parts in sorted(self._validated_by_type.items())}
+        self._validated, self._validated_by_type = [], {}
+
+    def _account_error_types(self, micro: Served) -> None:
+        for error_type in {name for name in micro.batch.error_types if name is not None}:
+            rows = torch.tensor([name == error_type for name in micro.batch.error_types])
+            tensors = {str(name): micro.tensors[str(name)][rows] for name in self._all.demand.tensors}
+            facts = {name: fact[rows] for name, fact in micro.batch.facts.items()}
+            self._validated_by_type.setdefault(error_type, []).append(self._all.totals(tensors, facts))
 
     def _serve(self, batch: Batch, names: frozenset[TensorName], start: TokenValues | None = None) -> Served:
         values: dict[str, TokenValues] = {"policy": policy_values(self.backbone, batch)}

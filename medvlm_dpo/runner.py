@@ -143,6 +143,7 @@ def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, ma
         "training": trained.training,
         "start_metrics": trained.start_metrics,
         "metrics": trained.metrics,
+        "validation_by_error_type": trained.validation_by_error_type,
         "num_examples": {name: len(examples) for name, examples in data.examples.items()},
         "dropped_records": [str(record) for record in data.dropped],
         "notes": list(data.notes),

@@ -44,11 +44,13 @@ class TrainedCell:
         training: figures of the run: steps, examples, tokens, seconds, rate, memory.
         start_metrics: validation before the first step.
         metrics: training means over the last tenth of the steps (at least ten), and validation after the last step.
+        validation_by_error_type: the diagnostics of that validation per error type, names without split.
     """
 
     training: dict[str, Any]
     start_metrics: dict[str, float]
     metrics: dict[str, float]
+    validation_by_error_type: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
         },
         start_metrics=_validation(lines[:1]),
         metrics=_final_training(lines, steps) | _validation(lines[-1:]),
+        validation_by_error_type=module.by_error_type,
     )
 
 

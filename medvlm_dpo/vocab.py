@@ -183,6 +183,7 @@ class Batch:
         facts: by name, one value per example.
         example_ids: ids in order.
         global_positions: position of every example in the global batch.
+        error_types: what each pair tests, None where the record does not say.
     """
 
     rows: Rows
@@ -190,6 +191,7 @@ class Batch:
     facts: Mapping[str, Tensor]
     example_ids: tuple[str, ...]
     global_positions: Int[Tensor, " example"]
+    error_types: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)

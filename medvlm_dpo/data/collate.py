@@ -31,6 +31,7 @@ class EncodedExample:
     prompt: tuple[int, ...]
     answers: dict[str, tuple[int, ...]]
     pair_weight: float | None
+    error_type: str | None = None
 
 
 def encode_examples(examples: Sequence[Example], partners: Sequence[int] | None, encoder: Encoder) -> tuple[EncodedExample, ...]:
@@ -47,7 +48,8 @@ def encode_examples(examples: Sequence[Example], partners: Sequence[int] | None,
         if partners is not None:
             texts["unmatched"] = own_answer(examples[partners[index]])
         answers = {view: encoder.answer_ids(text) for view, text in texts.items() if text is not None}
-        encoded.append(EncodedExample(example.id, example.image, encoder.prompt_ids(example.turns), answers, example.pair_weight))
+        prompt = encoder.prompt_ids(example.turns)
+        encoded.append(EncodedExample(example.id, example.image, prompt, answers, example.pair_weight, example.error_type))
     return tuple(encoded)
 
 
@@ -84,6 +86,7 @@ def collate(
         facts=_facts(examples),
         example_ids=tuple(example.id for example in examples),
         global_positions=torch.tensor(list(global_positions)),
+        error_types=tuple(example.error_type for example in examples),
     )
 
 

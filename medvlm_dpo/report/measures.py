@@ -73,6 +73,12 @@ def metric_spread(row: Row, name: str) -> Spread | None:
     return mean_and_spread(known) if known else None
 
 
+def pair_metric_spread(row: Row, error_type: str, name: str) -> Spread | None:
+    """Mean and spread over seeds of one diagnostic on the validation pairs of one error type."""
+    known = [value for value in (cell.pair_metric(error_type, name) for cell in row.cells.values()) if value is not None]
+    return mean_and_spread(known) if known else None
+
+
 def accuracy_before_training(block: Block) -> Spread | None:
     """preference_accuracy of the untouched start on the validation pairs; None unless all cells that measured it agree.
 

@@ -137,7 +137,7 @@ def places_section(sweep: SweepRecord) -> Section:
         ("a cell", f"{cells}/CELL/: cell.yaml, result.json, metrics.jsonl, log.txt"),
         ("its adapter", f"{cells}/CELL/adapter/ (peft loads it)"),
         ("its answers", f"{cells}/CELL/evaluations/{(sweep.evaluation_ids or ('EVALUATION',))[0]}/predictions.parquet"),
-        ("print again", f"python -m medvlm_dpo.report.table {output} {sweep.name}"),
+        ("print again", f"python -m medvlm_dpo.report.table {output} {sweep.name}   (--error-types: more)"),
     ]
     example = next((cell.id for cell in sweep.cells if cell.cell), None)
     notes = (f"CELL is, for example, {example}.",) if example else ()

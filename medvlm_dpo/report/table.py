@@ -21,8 +21,10 @@ from medvlm_dpo.report.measures import (
     identical_seeds,
     measures_of,
     metric_spread,
+    pair_metric_spread,
     spread_of,
 )
+from medvlm_dpo.report.pair_types import preference_type_sections
 from medvlm_dpo.report.rows import Block, Row, blocks_of
 from medvlm_dpo.results.ledger import SweepRecord, read_sweep
 from medvlm_dpo.statistics.intervals import Spread
@@ -40,12 +42,13 @@ PREFERENCES = (
 )
 
 
-def sweep_table(output_dir: str | Path, sweep_name: str) -> str:
+def sweep_table(output_dir: str | Path, sweep_name: str, *, error_types: bool = False) -> str:
     """The table of one sweep as plain text, finished or not; also written as `table.md` and `table.csv` beside `sweep.json`.
 
     Args:
         output_dir: the folder that holds `sweeps/` and `cells/`.
         sweep_name: name of the sweep.
+        error_types: show preferences per error type too; `table.md` and `table.csv` hold them anyway.
 
     Raises:
         InputError: no such sweep, or a file of the ledger that cannot be read.
@@ -60,8 +63,9 @@ def sweep_table(output_dir: str | Path, sweep_name: str) -> str:
     missing = sections.missing_section(sweep)
     shown += [missing] if missing else []
     shown.append(sections.places_section(sweep))
-    problem = _write(sweep.folder, shown, lines)
-    return as_text(shown) + problem
+    details = [section for block in blocks_of(sweep) for section in preference_type_sections(block)]
+    problem = _write(sweep.folder, shown + details, lines)
+    return as_text(shown + details if error_types else shown) + problem
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,9 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m medvlm_dpo.report.table", description="Prints the table of one sweep.")
     parser.add_argument("output_dir", type=Path, help="the folder that holds sweeps/ and cells/")
     parser.add_argument("sweep_name", help="name of the sweep")
+    parser.add_argument("--error-types", action="store_true", help="show preferences per error type too")
     given = parser.parse_args(arguments)
     try:
-        sys.stdout.write(sweep_table(given.output_dir, given.sweep_name))
+        sys.stdout.write(sweep_table(given.output_dir, given.sweep_name, error_types=given.error_types))
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -117,12 +122,15 @@ def _evaluation_lines(
 
 
 def _preference_lines(block: Block) -> list[dict[str, Any]]:
-    found = [(row, name, metric_spread(row, metrics.metric(metrics.VALIDATION, name))) for row in block.rows for name in PREFERENCES]
-    return [
-        {"kind": "preference", "model": block.model, "row": row.label, "measure": name, **_numbers(spread)}
-        for row, name, spread in found
-        if spread is not None
-    ]
+    lines: list[dict[str, Any]] = []
+    for row in block.rows:
+        types = sorted({error_type for cell in row.cells.values() for error_type in cell.pair_error_types})
+        for name in PREFERENCES:
+            found = {"": metric_spread(row, metrics.metric(metrics.VALIDATION, name))}
+            found |= {error_type: pair_metric_spread(row, error_type, name) for error_type in types}
+            what = {"kind": "preference", "model": block.model, "row": row.label, "measure": name}
+            lines += [{**what, "error_type": kind, **_numbers(spread)} for kind, spread in found.items() if spread is not None]
+    return lines
 
 
 def _error_types(row: Row, evaluation_id: str, measure: Measure) -> list[str]:

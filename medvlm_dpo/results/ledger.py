@@ -73,6 +73,15 @@ class CellRecord:
         """One number of the training, e.g. `validation/preference_accuracy`; None where it was not measured."""
         return self.result.get("metrics", {}).get(name)
 
+    def pair_metric(self, error_type: str, name: str) -> float | None:
+        """One diagnostic of the validation pairs of one error type, e.g. `preference_gain`; None where it was not measured."""
+        return self.result.get("validation_by_error_type", {}).get(error_type, {}).get(name)
+
+    @property
+    def pair_error_types(self) -> frozenset[str]:
+        """Error types among the validation pairs."""
+        return frozenset(self.result.get("validation_by_error_type", {}))
+
 
 @dataclass(frozen=True)
 class SweepRecord:
