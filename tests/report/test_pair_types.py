@@ -26,7 +26,7 @@ def test_shown_when_asked_for_and_always_in_the_files(tmp_path, capsys):
     assert "-0.50 / -1.75" in shown
     folder = tmp_path / "sweeps" / "one"
     assert "50.0 at +1.25" in (folder / "table.md").read_text()
-    lines = list(csv.DictReader((folder / "table.csv").open()))
+    lines = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert {(line["measure"], line["error_type"], float(line["mean"])) for line in lines} >= {("preference_margin", "size", 1.25)}
     assert main([str(tmp_path), "one", "--error-types"]) == 0
     assert "50.0 at +1.25" in capsys.readouterr().out
