@@ -12,7 +12,7 @@ from medvlm_dpo.data.phantom.draws import between, chance, pick, shuffled, strea
 
 IMAGE_SIDE = 48
 SPLITS = ("pretrain", "train", "validation", "test", "reserve")
-MODALITIES = ("x-ray", "CT", "MRI", "ultrasound")
+MODALITIES = ("radiograph", "CT", "MRI", "ultrasound")
 SIDES = ("right", "left")
 ZONES = ("upper", "middle", "lower")
 SIZES = ("small", "medium", "large")

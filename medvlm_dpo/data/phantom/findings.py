@@ -25,18 +25,18 @@ class Findings:
     zone: str | None
 
     def sentence(self) -> str:
-        """One sentence about the lesions, such as `There is one large lesion in the upper zone of the right lung.`."""
+        """One sentence about the lesions in the clipped style of reports: `Two small lesions in the left kidney.`."""
         organ = REGIONS[self.region]
         if not self.count:
-            return f"There is no lesion in the {organ.organs}."
-        verb, noun = ("is", "lesion") if self.count == 1 else ("are", "lesions")
+            return f"No lesion in the {organ.organs}."
+        number, noun = COUNT_WORDS[self.count].capitalize(), "lesion" if self.count == 1 else "lesions"
         zone = f"the {self.zone} zone of " if self.zone else ""
         place = f"both {organ.organs}" if self.side == "both" else f"the {self.side} {organ.organ}"
         size = f"{self.size} " if self.size else ""
-        return f"There {verb} {COUNT_WORDS[self.count]} {size}{noun} in {zone}{place}."
+        return f"{number} {size}{noun} in {zone}{place}."
 
     def report(self) -> str:
-        """Modality and region first, such as `CT of the chest. There is no lesion in the lungs.`."""
+        """Modality and region first, such as `CT of the chest. No lesion in the lungs.`."""
         return f"{self.modality} of the {self.region}. {self.sentence()}"
 
 

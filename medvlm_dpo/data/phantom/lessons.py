@@ -87,15 +87,15 @@ class Lesson(NamedTuple):
 def lesson_questions(scene: Scene, seed: int, wrong_share: float) -> list[Asked]:
     """All questions about a pretraining picture; `wrong_share` of the answers have one fact wrong.
 
-    Collected data are like that, and it gives preference training its task: a model taught by answers that are often wrong
-    hedges between what it sees and what it was told, so that pairs can teach it to trust its eyes.
+    A fact has one habitual mistake, as collected data have. A model taught so hedges between what it sees and what it was told:
+    the task it leaves to preference training.
     """
     random = stream(scene.split, scene.index, "lesson", seed)
     asked = []
     for question in every_question(scene, random):
         wrong = chance(random, wrong_share)
         error_type = pick(random, sorted({item.error_type for item in question.wrong}))
-        answer = pick(random, [item.answer for item in question.wrong if item.error_type == error_type])
+        answer = next(item.answer for item in question.wrong if item.error_type == error_type)
         asked.append(replace(question, answer=answer) if wrong else question)
     return asked
 

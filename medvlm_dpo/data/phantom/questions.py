@@ -48,6 +48,8 @@ def questions_of(scene: Scene) -> tuple[Asked, ...]:
     topics = shuffled(random, sorted(topic for topic in KINDS if _can_ask(scene, topic)))
     if chance(random, 0.6):  # few pictures allow a question about the zone, so those that do are asked it more often
         topics.sort(key="location".__ne__)
+    if chance(random, 0.5):  # findings are long: ask for them in half of the pictures
+        topics.sort(key="findings".__eq__)
     return tuple(_ask(scene, topic, random) for topic in topics[:QUESTIONS_PER_IMAGE])
 
 
@@ -110,8 +112,6 @@ def _yes_no(error_type: str, text: str, *, holds: bool) -> Asked:
 
 # --- topics ----------------------------------------------------------------------------------------------------------
 
-_AN = {"x-ray": "an x-ray", "CT": "a CT", "MRI": "an MRI", "ultrasound": "an ultrasound"}
-
 
 def _modality_open(scene: Scene, random: np.random.Generator) -> Asked:
     texts = ("What imaging modality is this?", "Which modality was used?", "How was this picture taken?")
@@ -119,14 +119,12 @@ def _modality_open(scene: Scene, random: np.random.Generator) -> Asked:
 
 
 def _modality_sentence(scene: Scene, random: np.random.Generator) -> Asked:
-    values = tuple(_AN[modality] for modality in MODALITIES)
     texts = ("State the modality in one sentence.",)
-    return _value("modality", texts, "This is {} image.", _AN[scene.modality], values)(scene, random)
+    return _value("modality", texts, "The modality is {}.", scene.modality, MODALITIES)(scene, random)
 
 
 def _modality_claim(scene: Scene, random: np.random.Generator) -> Asked:
-    values = tuple(_AN[modality] for modality in MODALITIES)
-    return _claim("modality", ("Is this {} image?", "Was this taken as {} image?"), _AN[scene.modality], values)(scene, random)
+    return _claim("modality", ("Is the modality {}?", "Does this picture come from {}?"), scene.modality, MODALITIES)(scene, random)
 
 
 def _modality_choice(scene: Scene, random: np.random.Generator) -> Asked:
@@ -159,11 +157,8 @@ def _side_open(scene: Scene, random: np.random.Generator) -> Asked:
 
 
 def _side_sentence(scene: Scene, random: np.random.Generator) -> Asked:
-    organ = REGIONS[scene.region]
-    phrases = {side: f"the {side} {organ.organ}" for side in SIDES} | {"both": f"both {organ.organs}"}
-    texts = (f"State in one sentence which {organ.organ} is affected.",)
-    form = "The abnormality is in {}."
-    return _value("laterality", texts, form, phrases[str(scene.side)], tuple(phrases.values()))(scene, random)
+    texts = (f"State in one sentence which of the {REGIONS[scene.region].organs} is affected.",)
+    return _value("laterality", texts, "The affected side is {}.", str(scene.side), (*SIDES, "both"))(scene, random)
 
 
 def _side_claim(scene: Scene, random: np.random.Generator) -> Asked:
@@ -174,14 +169,14 @@ def _side_claim(scene: Scene, random: np.random.Generator) -> Asked:
 
 def _zone_open(scene: Scene, random: np.random.Generator) -> Asked:
     texts = ("Which zone contains the lesion?", "In what zone is the lesion?")
-    return _value("location", texts, "{} zone", scene.lesions[0].zone, ZONES)(scene, random)
+    return _value("location", texts, "{}", scene.lesions[0].zone, ZONES)(scene, random)
 
 
 def _zone_of_side(scene: Scene, random: np.random.Generator) -> Asked:
     lesion = scene.lesions[0]
     texts = ("Where exactly is the lesion?",)
-    asked = _value("location", texts, f"{lesion.side} {{}} zone", lesion.zone, ZONES)(scene, random)
-    mirrored = Wrong("laterality", f"{SIDES[1 - SIDES.index(lesion.side)]} {lesion.zone} zone")
+    asked = _value("location", texts, f"{lesion.side} {{}}", lesion.zone, ZONES)(scene, random)
+    mirrored = Wrong("laterality", f"{SIDES[1 - SIDES.index(lesion.side)]} {lesion.zone}")
     return Asked("location", "open", asked.text, asked.answer, (), (*asked.wrong, mirrored))
 
 

@@ -38,7 +38,7 @@ class Look:
 
 
 LOOKS: Mapping[str, Look] = {
-    "x-ray": Look(air=0.06, body=0.56, rim=0.50, organ=0.30, solid=0.70, grain=0.10, speckle=0.0, drift=0.10, softness=2.2),
+    "radiograph": Look(air=0.06, body=0.56, rim=0.50, organ=0.30, solid=0.70, grain=0.10, speckle=0.0, drift=0.10, softness=2.2),
     "CT": Look(air=0.02, body=0.50, rim=0.80, organ=0.20, solid=0.60, grain=0.12, speckle=0.0, drift=0.03, softness=0.9),
     "MRI": Look(air=0.03, body=0.32, rim=0.62, organ=0.16, solid=0.50, grain=0.10, speckle=0.1, drift=0.22, softness=1.2),
     "ultrasound": Look(air=0.02, body=0.46, rim=0.46, organ=0.24, solid=0.58, grain=0.05, speckle=0.55, drift=0.10, softness=1.6),
@@ -151,7 +151,7 @@ def _sector(scene: Scene, plane: Plane, random: np.random.Generator) -> Plane:
     return np.where(inside, plane, 0.02) * (1.08 - 0.3 * _ROWS / IMAGE_SIDE)
 
 
-_MARKS = {"x-ray": _ribs, "CT": _table, "MRI": _ghosts, "ultrasound": _sector}
+_MARKS = {"radiograph": _ribs, "CT": _table, "MRI": _ghosts, "ultrasound": _sector}
 
 
 def _smooth(plane: Plane) -> Plane:

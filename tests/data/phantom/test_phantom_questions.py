@@ -13,8 +13,7 @@ from medvlm_dpo.data.phantom.questions import KINDS, QUESTION_TYPES, QUESTIONS_P
 
 COUNTS = {"no": 0, **{word: number for number, word in enumerate(COUNT_WORDS) if number}}
 LESION_SENTENCE = re.compile(
-    r"^(?:(?P<modality>[\w-]+) of the (?P<region>\w+)\. )?There (?:is|are) (?P<count>no|one|two|three)"
-    r"(?: (?P<size>small|medium|large))? lesions? in "
+    r"^(?:(?P<modality>\w+) of the (?P<region>\w+)\. )?(?P<count>No|One|Two|Three)(?: (?P<size>small|medium|large))? lesions? in "
     r"(?:the (?P<zone>upper|middle|lower) zone of )?(?:the (?P<side>right|left) (?P<organ>\w+)|(?P<both>both|the) (?P<organs>\w+))\.$"
 )
 
@@ -31,7 +30,7 @@ def _facts(text: str) -> dict[str, str | int | None]:
     """The facts a findings text states, by error type; the organ stands for the anatomy."""
     match = LESION_SENTENCE.match(text)
     assert match, text
-    count = COUNTS[match["count"]]
+    count = COUNTS[match["count"].lower()]
     organ = match["organ"] or match["organs"].removesuffix("s")
     if match["region"]:
         assert REGIONS[match["region"]].organ == organ, text
@@ -99,7 +98,7 @@ def test_yes_no_answers_agree_with_the_scene() -> None:
 
 def _holds(scene: Scene, text: str) -> bool:
     """An independent reading of every yes/no question."""
-    words = text.rstrip("?").replace("X-ray", "x-ray").split()
+    words = text.rstrip("?").split()
     count = len(scene.lesions)
     sides = {lesion.side for lesion in scene.lesions}
     checks = [

@@ -11,7 +11,7 @@ from medvlm_dpo.data.phantom.anatomy import IMAGE_SIDE, SPLITS, scene_of
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.phantom.render import render
 
-GOLDEN = "@@"
+GOLDEN = "362f33d0d22d180715e26018c79ee1193988f9ad9ccae9302c8d521c0f856a04"
 
 
 def _hash(split: str, index: int) -> bytes:
