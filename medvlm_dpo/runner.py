@@ -95,6 +95,8 @@ def _run(folder: Path) -> None:
     sys.path.extend(place for place in config["import_folders"] if place not in sys.path)
     threads = _threads()
     torch.set_num_threads(threads)
+    # Without it cuBLAS refuses to work deterministically: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
     manifest = Manifest(Path(config["paths"]["output_dir"]) / "manifest.json")
     backbone: AbstractBackbone = call_target(config["model"])

@@ -201,6 +201,19 @@ def test_an_unmatched_answer_must_fit_the_prompt_too(untrained_model: Path) -> N
     assert unmatched_problems(pairs, backbone) == []
 
 
+def test_a_loss_on_corrupted_images_needs_a_corruption(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.root / "own_losses_of_check.py").write_text(
+        "from medvlm_dpo.vocab import ObjectiveOutput, PerExample\n"
+        "def corrupted(policy_chosen_logps: PerExample, policy_chosen_corrupt_logps: PerExample) -> ObjectiveOutput:\n"
+        "    return ObjectiveOutput(policy_chosen_corrupt_logps - policy_chosen_logps, {'chosen': policy_chosen_logps})\n"
+    )
+    monkeypatch.syspath_prepend(world.root)
+
+    problems = world.problems(loss={"_target_": "own_losses_of_check.corrupted", "_partial_": True})
+
+    assert problems == ["this loss scores answers on a corrupted image (chosen_corrupt), but corruption=none"]
+
+
 def test_more_batch_than_data_is_said(world: World) -> None:
     cell = world.check(world.config(trainer={"batch_size": 20}))[0]
 

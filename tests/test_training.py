@@ -283,7 +283,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(PreferenceModule, "training_step", deadly)
 
 
-RUN = {"max_steps": 6, "validation": 3, "validate_every_steps": 2, "checkpoint_every_steps": 1, "learning_rate": 1e-3}
+RUN: dict[str, Any] = {"max_steps": 6, "validation": 3, "validate_every_steps": 2, "checkpoint_every_steps": 1, "learning_rate": 1e-3}
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {**RUN, "checkpoint_every_steps": 5}
+    settings: dict[str, Any] = {**RUN, "checkpoint_every_steps": 5}
     run_training(untrained_model, tmp_path / "straight", **settings)
     with monkeypatch.context() as patch:
         kill_after(patch, 3)
@@ -355,7 +355,7 @@ def test_a_run_killed_after_its_last_step_only_finishes(untrained_model: Path, t
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str, damage: str
 ) -> None:
-    settings = {"max_steps": 4, "checkpoint_every_steps": 1}
+    settings: dict[str, Any] = {"max_steps": 4, "checkpoint_every_steps": 1}
     run_training(untrained_model, tmp_path / "straight", **settings)
     with monkeypatch.context() as patch:
         kill_after(patch, 3)

@@ -53,11 +53,11 @@ def test_logits_are_those_of_transformers(untrained_model: Path, dtype: torch.dt
     assert len(batch.rows.padding_mask.sum(-1).unique()) > 1, "rows of different length"
 
     # "eager" would take its softmax in float32, whatever the dtype
-    theirs = LlavaForConditionalGeneration.from_pretrained(untrained_model, local_files_only=True, attn_implementation="sdpa").to(dtype)
+    theirs: Any = LlavaForConditionalGeneration.from_pretrained(untrained_model, local_files_only=True, attn_implementation="sdpa")
 
     ours = logits_of(backbone, batch)
     assert ours.dtype == dtype
-    torch.testing.assert_close(ours, transformers_logits(theirs, batch), rtol=0, atol=tolerance)
+    torch.testing.assert_close(ours, transformers_logits(theirs.to(dtype), batch), rtol=0, atol=tolerance)
 
 
 def test_the_picture_matters_and_each_row_sees_its_own(untrained_model: Path) -> None:

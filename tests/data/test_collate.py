@@ -1,6 +1,6 @@
 """Micro-batches in the plain layout: what predicts what, each image once, and the same rows however a batch is made."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from medvlm_dpo.data.collate import EncodedExample, collate, encode_examples, mo
 from medvlm_dpo.vocab import Batch, Example, ImageSource, Turn
 
 LAW = settings(max_examples=60, deadline=None, derandomize=True)
-VIEWS = ("chosen", "rejected", "unmatched")
+VIEWS: tuple[str, ...] = ("chosen", "rejected", "unmatched")
 
 
 class Picture(NamedTuple):
@@ -41,7 +41,8 @@ def batch_of(examples: list[EncodedExample], views: Iterable[str]) -> Batch:
 
 
 ids = st.lists(st.integers(4, 50), min_size=1, max_size=5).map(tuple)
-answered = st.dictionaries(st.sampled_from(VIEWS), ids, min_size=1)
+views_of: st.SearchStrategy[str] = st.sampled_from(VIEWS)
+answered = st.dictionaries(views_of, ids, min_size=1)
 examples_of = st.lists(st.tuples(ids, answered), min_size=1, max_size=5).map(
     lambda parts: [make(place, prompt, answers) for place, (prompt, answers) in enumerate(parts)]
 )
@@ -130,7 +131,7 @@ def test_moved_moves_every_tensor() -> None:
 class Letters:
     """Encodes letters; a prompt is its turns joined."""
 
-    def prompt_ids(self, turns: tuple[Turn, ...]) -> tuple[int, ...]:
+    def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         return tuple(ord(letter) for turn in turns for letter in turn.text)
 
     def answer_ids(self, text: str) -> tuple[int, ...]:

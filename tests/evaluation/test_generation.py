@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_answers_do_not_depend_on_batch_size_or_order(backbone: LlavaBackbone) -
 
 
 def test_answers_are_those_of_transformers(backbone: LlavaBackbone, untrained_model: Path) -> None:
-    theirs = LlavaForConditionalGeneration.from_pretrained(untrained_model, local_files_only=True)
+    theirs: Any = LlavaForConditionalGeneration.from_pretrained(untrained_model, local_files_only=True)
     theirs.load_state_dict(backbone.module.state_dict())
     for question, answer in zip(make_questions(5), answers_of(backbone, make_questions(5), 5), strict=True):
         prompt = torch.tensor([backbone.encoder.prompt_ids(question.turns)])
@@ -65,7 +66,8 @@ def test_answers_are_those_of_transformers(backbone: LlavaBackbone, untrained_mo
         new = generated[0, prompt.shape[1] :].tolist()
         ended = new[-1] == backbone.encoder.end_id
         ids = new[:-1] if ended else new
-        assert answer.text == backbone.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        text: Any = backbone.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        assert answer.text == text.strip()
         assert answer.num_tokens == len(ids)
         assert answer.stopped == ended
 
