@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_world import LORA, adapter_of, loss_names, make_backbone, metrics_of, run_training
+from core_world import LORA, adapter_of, loss_names, make_backbone, make_pairs, metrics_of, run_training
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -263,6 +263,22 @@ def test_validation_does_not_depend_on_batches(untrained_model: Path, tmp_path: 
         )  # fmt: skip
 
     assert metrics_of(tmp_path / "2")[0] == pytest.approx(metrics_of(tmp_path / "4")[0], rel=1e-9)
+
+
+def test_preferences_per_error_type_add_up_to_the_whole(untrained_model: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dtype": torch.float64, "validation": 6, "max_steps": 2, "learning_rate": 1e-2}
+    cell = run_training(untrained_model, tmp_path / "whole", **settings)
+    micro = run_training(untrained_model, tmp_path / "micro", micro_batch_size=1, **settings)
+
+    types = Counter(pair.error_type for pair in make_pairs(6, "validation"))
+    found = cell.validation_by_error_type
+    assert len(types) > 1
+    assert found.keys() == types.keys()
+    for name in ("preference_margin", "preference_accuracy", "preference_gain"):
+        total = sum(number * found[str(error_type)][name] for error_type, number in types.items())
+        assert total / 6 == pytest.approx(cell.metrics[f"validation/{name}"], rel=1e-9)
+    for error_type, values in found.items():
+        assert micro.validation_by_error_type[error_type] == pytest.approx(values, rel=1e-6)
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def pixels(image: ImageSource) -> Tensor:
     return torch.full((3, 2, 2), float(image.key))
 
 
-def make(place: int, prompt: tuple[int, ...], answers: dict[str, tuple[int, ...]], weight: float | None = None) -> EncodedExample:
+def make(place: int, prompt: tuple[int, ...], answers: dict[Any, tuple[int, ...]], weight: float | None = None) -> EncodedExample:
     return EncodedExample(f"e{place}", Picture(str(place % 3)), prompt, answers, weight)
 
 
@@ -41,8 +41,7 @@ def batch_of(examples: list[EncodedExample], views: Iterable[str]) -> Batch:
 
 
 ids = st.lists(st.integers(4, 50), min_size=1, max_size=5).map(tuple)
-views_of: st.SearchStrategy[str] = st.sampled_from(VIEWS)
-answered = st.dictionaries(views_of, ids, min_size=1)
+answered = st.dictionaries(st.sampled_from(VIEWS), ids, min_size=1)
 examples_of = st.lists(st.tuples(ids, answered), min_size=1, max_size=5).map(
     lambda parts: [make(place, prompt, answers) for place, (prompt, answers) in enumerate(parts)]
 )
