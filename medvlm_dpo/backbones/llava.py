@@ -42,6 +42,7 @@ class LlavaBackbone(AbstractBackbone):
         self._config, self._processor, tokenizer = _settings(self._folder)
         self._model: Any = None  # transformers and peft models are loosely typed
         self._adapted: Any = None
+        self._encoded: tuple[Tensor, Tensor] | None = None  # the last images and their features; tower and projector never change
         vision: Any = self._config.vision_config
         text: Any = self._config.text_config
         num_patches = (vision.image_size // vision.patch_size) ** 2
@@ -147,6 +148,12 @@ class LlavaBackbone(AbstractBackbone):
         return self._model if self._adapted is None else self._adapted
 
     def _image_features(self, pixel_values: Tensor) -> Float[Tensor, "image patch hidden"]:
+        """Features of the images; asked again for the very same tensor (policy, then reference) they are not computed again."""
+        if self._encoded is None or self._encoded[0] is not pixel_values:
+            self._encoded = (pixel_values, self._encode_images(pixel_values))
+        return self._encoded[1]
+
+    def _encode_images(self, pixel_values: Tensor) -> Float[Tensor, "image patch hidden"]:
         with torch.no_grad():  # tower and projector are frozen
             features = self._model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
         return torch.stack(tuple(features))
