@@ -35,7 +35,7 @@ def train(configs: Configs, *, checker: str, runner: str, table: str) -> int:
         InputError: with all problems of all cells; nothing was written then.
     """
     refuse_named_cell(configs)
-    functions = (checker, runner)
+    functions = (checker, runner, *targets_of(configs))
     checked = _check(configs, checker, functions)
     return _run(configs, plan_cells(configs, checked), runner, table, functions)
 
@@ -48,7 +48,7 @@ def evaluate(configs: Configs, *, checker: str, runner: str, table: str) -> int:
     Raises:
         InputError: a cell is not finished, or there is no such cell.
     """
-    functions = (checker, runner)
+    functions = (checker, runner, *targets_of(configs))
     named = [_named_cell(config) for config in configs]
     asked = [config if cell is None else _with_evaluation(cell, config) for cell, config in zip(named, configs, strict=True)]
     planned = plan_cells(asked, _check(asked, checker, functions), named)
@@ -80,6 +80,18 @@ def call(configs: Configs, *, function: str, settings: dict[str, Any], choices: 
         for name, value in result.items():
             print(f"{name}: {value}")
     return 0
+
+
+def targets_of(value: Any) -> tuple[str, ...]:
+    """Every `_target_` of a configuration, each once: the process that cells are forked from imports them for all."""
+    if isinstance(value, list):
+        found = [name for item in value for name in targets_of(item)]
+    elif isinstance(value, dict):
+        found = [name for item in value.values() for name in targets_of(item)]
+        found += [value["_target_"]] if isinstance(value.get("_target_"), str) else []
+    else:
+        found = []
+    return tuple(dict.fromkeys(found))
 
 
 def refuse_named_cell(configs: Configs) -> None:

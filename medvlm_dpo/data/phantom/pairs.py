@@ -1,7 +1,7 @@
 """Preference pairs about phantom pictures: one changed fact, or the starting model's own wrong answer."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from PIL import Image
@@ -86,3 +86,17 @@ def _example(image: PhantomImage, question: int, asked: Asked, rejected: str, er
         error_type=error_type,
         extra={**facts_of(image), "kind": kind, "question": question},
     )
+
+
+def flipped(pairs: Sequence[Example], fraction: float) -> tuple[Example, ...]:
+    """The same pairs with the two answers of some swapped; a pair's id decides, so a larger fraction swaps those of a smaller one too.
+
+    Args:
+        pairs: preference pairs.
+        fraction: expected share of swapped pairs, from 0 to 1.
+    """
+    return tuple(replace(pair, chosen=pair.rejected, rejected=pair.chosen) if _flip_draw(pair.id) < fraction else pair for pair in pairs)
+
+
+def _flip_draw(pair_id: str) -> float:
+    return stream("flip", pair_id).random()

@@ -7,7 +7,7 @@ from pathlib import Path
 from medvlm_dpo.data.phantom.anatomy import SPLITS
 from medvlm_dpo.data.phantom.draws import GENERATOR_VERSION
 from medvlm_dpo.data.phantom.own_wrong import OWN_WRONG_FILE, OwnWrong, read_own_wrong, starting_folder
-from medvlm_dpo.data.phantom.pairs import PhantomImage, facts_of, own_wrong_pair, single_fact_pairs
+from medvlm_dpo.data.phantom.pairs import PhantomImage, facts_of, flipped, own_wrong_pair, single_fact_pairs
 from medvlm_dpo.data.phantom.questions import QUESTIONS_PER_IMAGE, questions_of
 from medvlm_dpo.data.records import ReadReport, validate_settings
 from medvlm_dpo.errors import InputError, nearest
@@ -25,6 +25,8 @@ class PhantomPairs:
             reject the truth with one fact changed.
         starting_model: `builtin:NAME` or a model folder; its own wrong answers lie there.
         on_bad_record: has no effect here, since every record is good; every data source has this setting.
+        flip_fraction: share of the training pairs whose two answers are swapped: a control (0.5 leaves nothing to learn), or label noise of
+            a known rate. Which pairs is decided by their ids; validation pairs stay as they are.
 
     Raises:
         InputError: a number is out of range, or the starting model has no (or too few) own wrong answers.
@@ -36,6 +38,7 @@ class PhantomPairs:
     own_wrong_fraction: float
     starting_model: str | None
     on_bad_record: str = "error"
+    flip_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses wrong settings, all at once."""
@@ -45,8 +48,11 @@ class PhantomPairs:
             for name, value, least in (("num_pairs", self.num_pairs, 1), ("num_validation_pairs", self.num_validation_pairs, 0))
             if value < least
         ]
-        if not 0.0 <= self.own_wrong_fraction <= 1.0:
-            problems.append(f"data.own_wrong_fraction={self.own_wrong_fraction}: expected a number from 0 to 1.")
+        problems += [
+            f"data.{name}={value}: expected a number from 0 to 1."
+            for name, value in (("own_wrong_fraction", self.own_wrong_fraction), ("flip_fraction", self.flip_fraction))
+            if not 0.0 <= value <= 1.0
+        ]
         if problems:
             raise InputError(problems)
 
@@ -56,6 +62,7 @@ class PhantomPairs:
         wrong = read_own_wrong(folder) if self.own_wrong_fraction > 0 else ()
         numbers = {"train": self.num_pairs, "validation": self.num_validation_pairs}
         examples = {split: self._pairs(split, number, wrong) for split, number in numbers.items()}
+        examples["train"] = flipped(examples["train"], self.flip_fraction)
         return ReadReport(examples=examples, num_records=sum(numbers.values()))
 
     def input_files(self) -> tuple[Path, ...]:
@@ -71,6 +78,7 @@ class PhantomPairs:
             "num_pairs": self.num_pairs,
             "num_validation_pairs": self.num_validation_pairs,
             "own_wrong_fraction": self.own_wrong_fraction,
+            "flip_fraction": self.flip_fraction,
         }
 
     def _pairs(self, split: str, number: int, wrong: tuple[OwnWrong, ...]) -> tuple[Example, ...]:

@@ -92,3 +92,21 @@ def test_questions_are_the_first_of_their_split() -> None:
     assert more[:6] == few
     assert [question.id for question in few] == [f"phantom/test/{i // 4}/{i % 4}" for i in range(6)]
     assert few[0].image.content_hash() != few[4].image.content_hash()
+
+
+def test_flipping_swaps_a_share_of_the_training_pairs_and_no_other():
+    plain = PhantomPairs("public", 200, 20, 0.0, "builtin:phantom_llava").read().examples
+    flipped = PhantomPairs("public", 200, 20, 0.0, "builtin:phantom_llava", flip_fraction=0.5).read().examples
+    assert flipped["validation"] == plain["validation"]
+    swapped = [
+        (one.chosen, one.rejected) == (other.rejected, other.chosen) for one, other in zip(plain["train"], flipped["train"], strict=True)
+    ]
+    assert all(done or one == other for done, one, other in zip(swapped, plain["train"], flipped["train"], strict=True))
+    assert 70 <= sum(swapped) <= 130  # 200 fair draws lie within 30 of 100 but for one case in 10,000
+    everything = PhantomPairs("public", 200, 20, 0.0, "builtin:phantom_llava", flip_fraction=1.0).read().examples["train"]
+    assert [pair.chosen for pair in everything] == [pair.rejected for pair in plain["train"]]
+
+
+def test_a_flip_fraction_out_of_range_is_told():
+    with pytest.raises(InputError, match=r"data.flip_fraction=1.5: expected a number from 0 to 1"):
+        PhantomPairs("public", 2, 1, 0.0, "builtin:phantom_llava", flip_fraction=1.5)
