@@ -84,6 +84,7 @@ def pretrain_model(  # noqa: PLR0913 - these are the keys of the pretraining tas
     warm_up_vision(network, vision_steps, vision_batch_size, learning_rate)
     true, hedged = range(num_steps * batch_size), range(num_steps * batch_size, (num_steps + hedging_steps) * batch_size)
     teach(network, encoder, true, batch_size=batch_size, learning_rate=learning_rate, seed=seed, wrong_share=0.0)
+    certain = _overall(network, encoder, num_test_questions)
     teach(network, encoder, hedged, batch_size=batch_size, learning_rate=hedging_learning_rate, seed=seed, wrong_share=wrong_share)
     network.eval()
     save(network, encoder, output_folder, {"train": num_train_images, "validation": num_validation_images})
@@ -91,8 +92,9 @@ def pretrain_model(  # noqa: PLR0913 - these are the keys of the pretraining tas
     grey = exact_match(network, encoder, "test", num_test_questions, blank=True)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     seconds = round(time.monotonic() - started)
-    text = _readme(model, parameters, f"{seconds} s with {threads} of {os.cpu_count()} {platform.machine()} cores", num_test_questions)
-    write_bytes_atomic(output_folder / "README.md", (text + _table(shown, grey)).encode())
+    cost = f"{seconds} s with {threads} of {os.cpu_count()} {platform.machine()} cores"
+    text = _readme(model, parameters, cost) + _stages(wrong_share, certain) + _table(shown, grey, num_test_questions)
+    write_bytes_atomic(output_folder / "README.md", text.encode())
     return {"parameters": parameters, "seconds": seconds, "exact_match": shown, "grey_exact_match": grey}
 
 
@@ -174,7 +176,14 @@ def _rate_share(step: int, steps: int) -> float:
     return warm_up * (0.05 + 0.475 * (1.0 + math.cos(math.pi * step / steps)))
 
 
-def _readme(model: str, parameters: int, cost: str, num_questions: int) -> str:
+def _overall(network: LlavaForConditionalGeneration, encoder: Encoder, num_questions: int) -> float:
+    network.eval()
+    share = exact_match(network, encoder, "test", num_questions)["overall"]
+    network.train()
+    return share
+
+
+def _readme(model: str, parameters: int, cost: str) -> str:
     return f"""# {model}
 
 A LLaVA architecture (CLIP vision tower, two-layer projector, {recipe_of(model).family} language model) of {parameters:,} parameters,
@@ -187,11 +196,20 @@ Rebuild it with
 which took {cost}, torch {torch.__version__}, everything below included.
 
 `own_wrong.jsonl.gz` holds its wrong greedy answers on `train` and `validation`: the rejected answers of own_wrong pairs.
-Exact match (letter case aside) on {num_questions} questions of `test`, with the picture and with a constant grey one in its place:
 
 """
 
 
-def _table(shown: dict[str, float], grey: dict[str, float]) -> str:
+def _stages(wrong_share: float, certain: float) -> str:
+    return f"""Training has three stages: the vision tower alone, then the whole model on true answers, then a short one in which
+{wrong_share:.0%} of the answers have one fact wrong, on purpose. Before the last stage exact match was {certain:.3f}. After it the
+model still sees what it saw, but hedges between the true fact and others: a fault that preference training can mend, and
+that a model certain of its answers would not have.
+
+"""
+
+
+def _table(shown: dict[str, float], grey: dict[str, float], num_questions: int) -> str:
+    head = f"Exact match (letter case aside) on {num_questions} questions of `test`, with the picture and with a grey one in its place:"
     rows = [f"| {name} | {shown[name]:.3f} | {grey[name]:.3f} |" for name in shown]
-    return "\n".join(["| questions about | picture | grey |", "|---|---|---|", *rows]) + "\n"
+    return "\n".join([head, "", "| questions about | picture | grey |", "|---|---|---|", *rows]) + "\n"
