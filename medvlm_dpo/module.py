@@ -17,7 +17,7 @@ from medvlm_dpo.metrics import GRADIENT_NORM, LEARNING_RATE, TRAIN, VALIDATION, 
 from medvlm_dpo.objectives.diagnostics import Diagnostics, all_diagnostics, free_diagnostics
 from medvlm_dpo.objectives.terms import Objective, TermOutput, weighted_loss
 from medvlm_dpo.objectives.totals import Total, add_totals, loss_totals, means_of
-from medvlm_dpo.reference import policy_values, starting_values
+from medvlm_dpo.reference import policy_values, starting_values, training_values
 from medvlm_dpo.settings import TrainerSettings
 from medvlm_dpo.vocab import Batch, Step, TensorName
 
@@ -120,7 +120,9 @@ class PreferenceModule(LightningModule):
             self._validated_by_type.setdefault(error_type, []).append(self._all.totals(tensors, facts))
 
     def _serve(self, batch: Batch, names: frozenset[TensorName], start: TokenValues | None = None) -> Served:
-        values: dict[str, TokenValues] = {"policy": policy_values(self.backbone, batch)}
+        gradient_views = self.objective.demand.gradient_views
+        policy = training_values(self.backbone, batch, gradient_views) if torch.is_grad_enabled() else policy_values(self.backbone, batch)
+        values: dict[str, TokenValues] = {"policy": policy}
         if any(name.model == "reference" for name in names):
             values["reference"] = start if start is not None else self._reference(self.backbone, batch)
         return Served(batch, served_tensors(names, batch, values))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from medvlm_dpo.vocab import Batch, Example, ImageSource, Rows, Turn
@@ -133,7 +134,7 @@ def _facts(examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
 def only_views(batch: Batch, views: Iterable[str]) -> Batch:
     """The same micro-batch with the rows of some views only, for a pass that needs no others (plain layout)."""
     kept = {view: batch.answers[view] for view in views}
-    wanted = torch.cat([answers[answers >= 0] for answers in kept.values()]).unique()  # ascending: rows keep their order
+    wanted = _answers_of(batch, kept)
     place = torch.full((batch.rows.num_answers,), -1, device=wanted.device)
     place[wanted] = torch.arange(len(wanted), device=wanted.device)
     rows = batch.rows
@@ -153,6 +154,16 @@ def only_views(batch: Batch, views: Iterable[str]) -> Batch:
             num_answers=len(wanted),
         ),
     )
+
+
+def tokens_of_views(batch: Batch, views: Iterable[str]) -> Bool[Tensor, " response_token"]:
+    """True on the response tokens that `only_views` keeps, in the order in which it keeps them."""
+    return torch.isin(batch.rows.answer_index, _answers_of(batch, views))
+
+
+def _answers_of(batch: Batch, views: Iterable[str]) -> Int[Tensor, " answer"]:
+    answers = torch.cat([batch.answers[view] for view in views])
+    return answers[answers >= 0].unique()  # ascending: rows keep their order
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
