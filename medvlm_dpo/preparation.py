@@ -40,7 +40,7 @@ def prepare_data(source: DataSource, backbone: AbstractBackbone, manifest: Manif
     too_long = {
         example.id: reason for split in report.examples.values() for example in split if (reason := _length_problem(example, backbone))
     }
-    bad = [BadRecord(reason=reason, id=id_) for id_, reason in too_long.items()]
+    bad = [BadRecord(reason, id_, report.source, report.places.get(id_, "")) for id_, reason in too_long.items()]
     dropped = apply_policy(bad, on_bad_record, sum(map(len, report.examples.values())), source.data_class)
     examples = {name: tuple(example for example in split if example.id not in too_long) for name, split in report.examples.items()}
     if not examples.get("train"):

@@ -132,5 +132,6 @@ class PromptEncoder:
         return [*self._encode(before), *image, *self._encode(after.replace("{text}", text))]
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        # verbose=False: lengths are checked against the context here, and the library's own warning would only frighten.
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return ids

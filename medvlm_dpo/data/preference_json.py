@@ -88,7 +88,9 @@ class PreferenceJson:
         splits, split_notes = split_by_image(examples, self._validation_fraction)
         used = {name for record in table.good.values() for name in (record.image, record.rejected_image) if name}
         notes = [*table.notes, *conversion_notes(images[name] for name in used), *split_notes]
-        return ReadReport(splits, dropped=dropped, notes=tuple(notes), num_records=len(candidates))
+        return ReadReport(
+            splits, dropped=dropped, notes=tuple(notes), num_records=len(candidates), source=str(self._path), places=table.places
+        )
 
     def named_files(self) -> Mapping[str, Path]:
         """The file of records and every image it names that exists, by names free of the folders' places."""

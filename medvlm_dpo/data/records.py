@@ -59,6 +59,8 @@ class ReadReport:
         dropped: bad records left out under `on_bad_record=drop`.
         notes: sentences to show once: conversions of images, repeated records, an empty split.
         num_records: records read, bad ones and repetitions included.
+        source: the file of records as the user named it; empty where there is none.
+        places: where in it each good record stands, by id: `line 12` or `record 12`.
     """
 
     examples: Mapping[str, tuple[Example, ...]] = field(default_factory=dict[str, tuple[Example, ...]])
@@ -66,6 +68,8 @@ class ReadReport:
     dropped: tuple[BadRecord, ...] = ()
     notes: tuple[str, ...] = ()
     num_records: int = 0
+    source: str = ""
+    places: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class DataSource(Protocol):

@@ -21,11 +21,12 @@ class Candidate(Generic[Content]):
 
 
 class Table(NamedTuple, Generic[Content]):
-    """What is left: content by id in file order, bad records, and sentences to show."""
+    """What is left: content by id in file order, bad records, sentences to show, and where each good record stands."""
 
     good: dict[str, Content]
     bad: tuple[BadRecord, ...]
     notes: tuple[str, ...]
+    places: dict[str, str]
 
 
 def one_per_id(candidates: Sequence[Candidate[Content]], source: str, data_class: str) -> Table[Content]:
@@ -56,4 +57,4 @@ def one_per_id(candidates: Sequence[Candidate[Content]], source: str, data_class
         else:
             good[candidate.id] = candidate.content
     notes = (f"{num_repeated:,} records repeat an earlier one word for word and are used once",) if num_repeated else ()
-    return Table(good, tuple(bad), notes)
+    return Table(good, tuple(bad), notes, {id_: first_of[id_].place for id_ in good})

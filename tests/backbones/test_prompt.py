@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from core_world import PROMPT
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, tokenization_utils_base
 
 from medvlm_dpo.backbones.prompt import PromptEncoder, PromptFormat, prompt_format
 from medvlm_dpo.errors import InputError
@@ -118,6 +118,18 @@ def test_unknown_missing_and_mistyped_keys_are_told_together() -> None:
         "model.prompt.human is missing",
         "model.prompt.begin_of_sequence: expected true or false, got 'yes'",
     )
+
+
+def test_a_text_longer_than_the_tokenizer_expects_frightens_nobody(untrained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(untrained_model, local_files_only=True, model_max_length=8)
+    said: list[str] = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", said.append)
+
+    assert len(encoder_of(tokenizer).answer_ids("yes " * 40)) > 8
+
+    assert said == []
+    tokenizer.encode("yes " * 40)
+    assert said, "otherwise this test could not see the warning"
 
 
 def test_template_that_wants_bos_of_a_tokenizer_without_one(untrained_model: Path) -> None:
