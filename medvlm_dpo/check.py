@@ -1,9 +1,9 @@
 """The deep check of composed cells: every mistake that can be known before a weight is read, and what the cells are made of."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.config.catalogue import loss_nodes
@@ -11,6 +11,7 @@ from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
 from medvlm_dpo.data.manifest import Manifest
+from medvlm_dpo.data.records import BadRecord
 from medvlm_dpo.data.sampler import num_steps
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.evaluation.tasks import EvaluationTask
@@ -105,7 +106,8 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     if backbone is not None:
         data = collector.attempt(lambda: _prepared(config, backbone, parts), "data")
         if task is not None and decoding is not None:
-            evaluation_content = collector.attempt(lambda: _checked_questions(config, task, decoding, backbone, parts)) or ""
+            questions: _CheckedQuestions | None = collector.attempt(lambda: _checked_questions(config, task, decoding, backbone, parts))
+            evaluation_content, notes = questions or ("", [])
     else:
         _check_records_alone(config, task, parts, collector)
     if collector.problems or backbone is None or data is None or trainer is None or task is None:
@@ -120,9 +122,10 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     problems = parts.made("fit", key, lambda: _fit_problems(objective, data, backbone))
     num_train = len(data.examples["train"])
     if num_train < trainer.batch_size:
-        notes.append(
-            f"trainer.batch_size={trainer.batch_size} is more than the {num_train} training examples: some stand in one step twice"
-        )
+        notes = [
+            *notes,
+            f"trainer.batch_size={trainer.batch_size} is more than the {num_train} training examples: some stand in one step twice",
+        ]
     return CheckedCell(
         problems=problems,
         content={
@@ -131,7 +134,7 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
         },
         evaluation_content=evaluation_content,
         graders={name: grader.version for name, grader in task.graders.items()},
-        notes=[*data.notes, *notes, *_dropped_notes(data)],
+        notes=[*data.notes, *notes, *_dropped_notes(data.dropped, "data", "result.json")],
         num_train_examples=num_train,
         steps=num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps),
     )
@@ -152,13 +155,23 @@ def _prepared(config: Config, backbone: AbstractBackbone, parts: _Parts) -> Prep
     )
 
 
-def _checked_questions(config: Config, task: EvaluationTask, decoding: DecodingSettings, backbone: AbstractBackbone, parts: _Parts) -> str:
-    def read() -> str:
+class _CheckedQuestions(NamedTuple):
+    """What decides the questions, and sentences to say about them."""
+
+    content: str
+    notes: list[str]
+
+
+def _checked_questions(
+    config: Config, task: EvaluationTask, decoding: DecodingSettings, backbone: AbstractBackbone, parts: _Parts
+) -> _CheckedQuestions:
+    def read() -> _CheckedQuestions:
         report = read_source(task.source, parts.manifest)
         problems = question_problems(report.questions, backbone, max_new_tokens=decoding.max_new_tokens)
         if problems:
             raise InputError(problems)
-        return content_of(task.source, parts.manifest)
+        notes = [*(f"evaluation: {note}" for note in report.notes), *_dropped_notes(report.dropped, "evaluation", "scores.json")]
+        return _CheckedQuestions(content_of(task.source, parts.manifest), notes)
 
     return parts.made("questions", {key: config[key] for key in ("evaluation", "decoding", "model")}, read)
 
@@ -183,10 +196,8 @@ def _fit_problems(objective: Objective, data: PreparedData, backbone: AbstractBa
     return problems
 
 
-def _dropped_notes(data: PreparedData) -> list[str]:
-    return (
-        [f"{len(data.dropped)} bad records are left out (data.on_bad_record=drop); they are listed in result.json"] if data.dropped else []
-    )
+def _dropped_notes(dropped: Sequence[BadRecord], group: str, file: str) -> list[str]:
+    return [f"{len(dropped)} bad records are left out ({group}.on_bad_record=drop); they are listed in {file}"] if dropped else []
 
 
 def _unpaired_losses() -> list[str]:

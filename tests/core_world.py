@@ -162,6 +162,22 @@ def write_user_pairs(folder: Path, answers: list[tuple[str, str | None]]) -> dic
     }
 
 
+def write_user_questions(folder: Path) -> dict[str, Any]:
+    """A user's file of two questions on one CMYK picture, the second without a gold answer; gives the node that leaves bad rows out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("CMYK", (24, 24), (9, 8, 7, 6)).save(folder / "cmyk.jpg")
+    row = {"question_id": 1, "image": "cmyk.jpg", "text": "Is there a lesion?", "gpt4_answer": "yes", "answer_type": "CLOSED"}
+    lines = [json.dumps(row), json.dumps({**row, "question_id": 2, "gpt4_answer": ""})]
+    (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return {
+        "_target_": "medvlm_dpo.data.vqa_jsonl.VqaJsonl",
+        "path": str(folder / "questions.jsonl"),
+        "image_root": str(folder),
+        "data_class": "public",
+        "on_bad_record": "drop",
+    }
+
+
 def run_training(
     model: Path,
     folder: Path,

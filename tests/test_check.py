@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_world import loss_names, loss_node, make_backbone, make_config, make_pairs, write_user_pairs
+from core_world import loss_names, loss_node, make_backbone, make_config, make_pairs, write_user_pairs, write_user_questions
 from PIL import Image
 
 from medvlm_dpo.check import check_cells
@@ -154,7 +154,7 @@ def test_an_answer_longer_than_the_context_is_named(world: World) -> None:
     problems = world.check(config)[0].problems
 
     assert problems[0].startswith("1 of 7 records are bad")
-    assert "case_6" in problems[1]
+    assert "pairs.json, record 7, id case_6: " in problems[1]
     assert "context of 512" in problems[1]
     assert len(problems) == 2
 
@@ -167,6 +167,14 @@ def test_a_long_answer_is_dropped_when_asked(world: World) -> None:
 
     assert cell.problems == []
     assert [note for note in cell.notes if "1 bad records are left out" in note]
+
+
+def test_converted_images_and_dropped_rows_of_an_evaluation_are_said(world: World) -> None:
+    cell = world.check(world.config(evaluation={"questions": write_user_questions(world.root / "asked")}))[0]
+
+    assert cell.problems == []
+    assert "evaluation: 1 image is CMYK, converted to RGB" in cell.notes
+    assert "1 bad records are left out (evaluation.on_bad_record=drop); they are listed in scores.json" in cell.notes
 
 
 def test_losses_of_pairs_refuse_single_answers_and_say_which_do_not(world: World) -> None:

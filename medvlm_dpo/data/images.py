@@ -50,7 +50,7 @@ CONVERSIONS = {
     "16-bit": "16-bit grayscale, converted linearly from 0..65535 to 8 bits",
     "grayscale": "grayscale, repeated to three channels",
     "CMYK": "CMYK, converted to RGB",
-    "palette": "palette images, converted to RGB",
+    "palette": "in palette colours, converted to RGB",
     "colour space": "in another colour space (YCbCr, LAB or HSV), converted to RGB",
     "alpha": "with an alpha channel, composited over black",
     "frames": "animated or with several pages; the first frame is used",

@@ -84,10 +84,27 @@ def score_predictions(
     return ScoredAnswers(answers, grades, _summary(answers, grades, graders))
 
 
-def write_scores(folder: Path, scored: ScoredAnswers, *, evaluation: str, decoding: Mapping[str, Any], data_class: str) -> None:
-    """Writes `predictions.parquet`, then `scores.json`, whose presence says that the evaluation is complete."""
+def write_scores(
+    folder: Path,
+    scored: ScoredAnswers,
+    *,
+    evaluation: str,
+    decoding: Mapping[str, Any],
+    data_class: str,
+    dropped_records: Sequence[str] = (),
+) -> None:
+    """Writes `predictions.parquet`, then `scores.json`, whose presence says that the evaluation is complete.
+
+    Args:
+        folder: of the evaluation.
+        scored: answers, grades and their summary.
+        evaluation: its name.
+        decoding: how answers were generated.
+        data_class: of the questions.
+        dropped_records: rows left out of the questions, one sentence each.
+    """
     stored.write_predictions(folder / stored.FILE_NAME, scored.answers, scored.grades)
-    header = {"evaluation": evaluation, "decoding": dict(decoding), "data_class": data_class}
+    header = {"evaluation": evaluation, "decoding": dict(decoding), "data_class": data_class, "dropped_records": list(dropped_records)}
     write_json_atomic(folder / SCORES_FILE, {**header, **scored.summary, "graded_at": utc_now()})
 
 
