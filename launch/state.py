@@ -46,5 +46,5 @@ def last_lines(file: Path, count: int = 15) -> list[str]:
 def _is_graded(evaluation_file: Path) -> bool:
     graded = read_document(evaluation_file.with_name("scores.json"), required=False).get("graders", {})
     wanted: dict[str, str] = read_yaml(evaluation_file).get("grader_versions", {})
-    scored = evaluation_file.with_name("scores.json").is_file()
+    scored = all(evaluation_file.with_name(name).is_file() for name in ("scores.json", "predictions.parquet"))
     return scored and all(name in graded and graded[name].get("version") == version for name, version in wanted.items())

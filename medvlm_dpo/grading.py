@@ -48,7 +48,7 @@ def grade_cell(cell_folder: Path, trained: Callable[[], AbstractBackbone], manif
     """
     for evaluation in frozen_evaluations(cell_folder):
         task = evaluation.task()
-        if not (evaluation.folder / "scores.json").is_file():
+        if not all((evaluation.folder / name).is_file() for name in ("scores.json", FILE_NAME)):
             _answer(evaluation, task, trained(), manifest)
         elif outdated := outdated_graders(evaluation.folder, task.graders):
             print(f"{evaluation.folder.name}: grading stored answers again with {', '.join(outdated)}")
@@ -62,7 +62,8 @@ def _answer(evaluation: FrozenEvaluation, task: EvaluationTask, backbone: Abstra
             f"{evaluation.folder.name}: the questions or their images changed after this evaluation was frozen; give the command again"
         )
     decoding: DecodingSettings = call_target(evaluation.document["decoding"])
-    questions = read_source(task.source, manifest).questions
+    report = read_source(task.source, manifest)
+    questions = report.questions
     answers = generate_answers(backbone, questions, max_new_tokens=decoding.max_new_tokens, batch_size=decoding.batch_size, report=_report)
     scored = score_predictions(answers, questions, task.graders)
     (evaluation.folder / FILE_NAME).unlink(missing_ok=True)
@@ -72,6 +73,7 @@ def _answer(evaluation: FrozenEvaluation, task: EvaluationTask, backbone: Abstra
         evaluation=task.name,
         decoding={"max_new_tokens": decoding.max_new_tokens, "strategy": "greedy"},
         data_class=task.source.data_class,
+        dropped_records=[str(record) for record in report.dropped],
     )
 
 

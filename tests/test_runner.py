@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from core_world import make_config, metrics_of, write_user_pairs
+from core_world import make_config, metrics_of, write_user_pairs, write_user_questions
 
 from launch.freeze import freeze_sweep
 from launch.plan import plan_cells
+from launch.state import is_finished
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.check import check_cells
 from medvlm_dpo.errors import InputError, TrainingStoppedError
@@ -168,6 +169,44 @@ def test_a_new_evaluation_takes_the_adapter_and_never_trains(
 
     few, many = sorted((rows_of(cell, place) for place in range(2)), key=len)
     assert [row["answer"] for row in few] == [row["answer"] for row in many[:4]], "the adapter, read back, answers as it did"
+
+
+def test_dropped_rows_of_an_evaluation_are_listed(untrained_model: Path, tmp_path: Path) -> None:
+    cell = freeze(untrained_model, tmp_path, evaluation={"questions": write_user_questions(tmp_path / "asked")})["start"]
+    run_cell(cell)
+
+    (dropped,) = scores_of(cell)["dropped_records"]
+    assert dropped.endswith("questions.jsonl, line 2, id 2: gpt4_answer is empty")
+
+
+@pytest.mark.parametrize("lost", ["scores.json", "predictions.parquet"])
+def test_a_lost_file_of_answers_is_made_anew_without_training(
+    untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    cell = freeze(untrained_model, tmp_path)["train"]
+    run_cell(cell)
+    answers = rows_of(cell)
+    next(cell.glob(f"evaluations/*/{lost}")).unlink()
+    monkeypatch.setattr(PreferenceModule, "training_step", None)
+    assert not is_finished(cell)
+
+    assert run_cell(cell) == 0
+
+    assert is_finished(cell)
+    assert rows_of(cell) == answers
+
+
+@pytest.mark.parametrize("content", [None, b"cut off"])
+def test_a_lost_adapter_is_told_as_such(untrained_model: Path, tmp_path: Path, content: bytes | None) -> None:
+    cell = freeze(untrained_model, tmp_path)["train"]
+    run_cell(cell)
+    next(cell.glob("evaluations/*/scores.json")).unlink()
+    (cell / ADAPTER).unlink()
+    if content is not None:
+        (cell / ADAPTER).write_bytes(content)
+
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is missing or damaged .*; put it back, or remove the cell's folder"):
+        run_cell(cell)
 
 
 # --- changed input -----------------------------------------------------------------------------------------------------

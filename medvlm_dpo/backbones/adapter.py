@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -101,5 +102,17 @@ def load_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> 
 
 
 def load_adapter_folder(model: PeftModel, folder: Path) -> None:
-    """Loads `adapter_model.safetensors` of a folder written by `save_pretrained`."""
-    load_adapter_tensors(model, load_file(folder / "adapter_model.safetensors"))
+    """Loads `adapter_model.safetensors` of a folder written by `save_pretrained`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{file} is missing or damaged ({error}); put it back, or remove the cell's folder {folder.parent}, "
+            "and the command that made it trains it again"
+        ) from error
+    load_adapter_tensors(model, tensors)

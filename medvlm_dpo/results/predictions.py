@@ -108,11 +108,13 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as a predictions file ({error}); run the evaluation of this cell again.") from error
+        raise InputError(
+            f"{path} cannot be read as a predictions file ({error}); remove it, and the same command makes it anew."
+        ) from error
     version = (table.schema.metadata or {}).get(b"schema_version", b"?").decode()
     if version != str(SCHEMA_VERSION):
         raise InputError(f"{path} has schema_version {version}, this program reads {SCHEMA_VERSION}; use the version that wrote it.")
     missing = [column for column in columns if column not in table.column_names]
     if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; run the evaluation of this cell again.")
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; remove it, and the same command makes it anew.")
     return table.select(columns)

@@ -73,6 +73,7 @@ FAKES = dedent(
         for file in folder.glob("evaluations/*/evaluation.yaml"):
             asked = yaml.safe_load(file.read_text())
             grades = {name: {"version": version} for name, version in asked["grader_versions"].items()}
+            file.with_name("predictions.parquet").touch()
             write_json_atomic(file.with_name("scores.json"), {"graders": grades})
         return 0
 
