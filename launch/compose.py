@@ -202,8 +202,8 @@ def _value_problems(cell: dict[str, Any]) -> list[str]:
     if not 0 <= cell["seed"] <= MAX_SEED:
         problems.append(f"seed: expects a whole number from 0 to {MAX_SEED}, got {cell['seed']}")
     name, launcher = cell["sweep_name"], cell["launcher"]
-    if name is not None and (not name or name.startswith(".") or not all(letter.isalnum() or letter in "._-" for letter in name)):
-        problems.append(f"sweep_name: '{name}' names a folder; use letters, digits, '.', '_' and '-', and do not begin with '.'")
+    if name is not None and (not name or name.startswith((".", "-")) or not all(letter.isalnum() or letter in "._-" for letter in name)):
+        problems.append(f"sweep_name: '{name}' names a folder; use letters, digits, '.', '_' and '-', and begin with neither '.' nor '-'")
     if not isinstance(launcher["n_parallel"], int) or launcher["n_parallel"] < 1:
         problems.append(f"hydra.launcher.n_parallel: expects a whole number from 1, got {launcher['n_parallel']!r}")
     if launcher["threads"] != "auto" and (not isinstance(launcher["threads"], int) or launcher["threads"] < 1):

@@ -42,6 +42,7 @@ def problems(world: World, monkeypatch: pytest.MonkeyPatch):
         (["seed=abc"], ["seed: expects a whole number, got 'abc'"]),
         (["seed=1.5"], ["seed: expects a whole number, got '1.5'"]),
         (["seed=-1", "check=ful", "sweep_name=a/b"], ["check: 'ful' is neither fast nor full", "seed: expects", "sweep_name: 'a/b'"]),
+        (["sweep_name=-x"], ["sweep_name: '-x' names a folder; use letters"]),
         (["data.path=???"], ["data.path: a value is required and has no default; give data.path=..."]),
         (["data.path=???", "evaluation.name=${data.path}"], ["data.path: a value is required and has no default"]),
         (["model=???"], ["model: a value is required"]),
