@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage] - its public place
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
