@@ -17,18 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.mistakes import MISTAKES, missing_value, sentences
+from medvlm_dpo.config.catalogue import conf_folder
 from medvlm_dpo.config.identity import PATH_KEYS
 from medvlm_dpo.config.schema import CHECKS, SINGLE_VALUES, register
 from medvlm_dpo.errors import InputError, nearest
 
 MAX_SEED = 2**32 - 1  # the largest seed numpy takes
-
-
-def conf_folder() -> Path:
-    """The folder of the yaml files: beside the sources in a clone, inside the installed package in a wheel."""
-    root = Path(__file__).resolve().parent.parent
-    clone = root / "conf"
-    return clone if (root / "run.py").is_file() and clone.is_dir() else root / "medvlm_dpo" / "conf"
 
 
 def compose_cells(arguments: list[str]) -> list[dict[str, Any]]:

@@ -197,7 +197,8 @@ def _fit_problems(objective: Objective, data: PreparedData, backbone: AbstractBa
 
 
 def _dropped_notes(dropped: Sequence[BadRecord], group: str, file: str) -> list[str]:
-    return [f"{len(dropped)} bad records are left out ({group}.on_bad_record=drop); they are listed in {file}"] if dropped else []
+    counted = f"{len(dropped)} bad record{'s' if len(dropped) != 1 else ''} left out"
+    return [f"{counted} ({group}.on_bad_record=drop); listed in {file}"] if dropped else []
 
 
 def _unpaired_losses() -> list[str]:

@@ -166,7 +166,7 @@ def test_a_long_answer_is_dropped_when_asked(world: World) -> None:
     cell = world.check(config)[0]
 
     assert cell.problems == []
-    assert [note for note in cell.notes if "1 bad records are left out" in note]
+    assert [note for note in cell.notes if "1 bad record left out" in note]
 
 
 def test_converted_images_and_dropped_rows_of_an_evaluation_are_said(world: World) -> None:
@@ -174,7 +174,7 @@ def test_converted_images_and_dropped_rows_of_an_evaluation_are_said(world: Worl
 
     assert cell.problems == []
     assert "evaluation: 1 image is CMYK, converted to RGB" in cell.notes
-    assert "1 bad records are left out (evaluation.on_bad_record=drop); they are listed in scores.json" in cell.notes
+    assert "1 bad record left out (evaluation.on_bad_record=drop); listed in scores.json" in cell.notes
 
 
 def test_losses_of_pairs_refuse_single_answers_and_say_which_do_not(world: World) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from launch.compose import compose_cells, conf_folder
+from launch.compose import compose_cells
+from medvlm_dpo.config.catalogue import conf_folder
 from medvlm_dpo.config.instantiate import check_targets
 from medvlm_dpo.errors import InputError
 
