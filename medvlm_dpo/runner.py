@@ -114,6 +114,7 @@ def _run(folder: Path) -> None:
         if cell["kind"] == "train" and not model.has_adapter:
             model.add_adapter(call_target(config["adapter"]), seed=config["seed"])
             model.load_adapter(adapter)
+        model.module.to("cuda" if torch.cuda.is_available() else "cpu")  # the trainer gives it back on the CPU
         return model
 
     if not (folder / "result.json").is_file():
