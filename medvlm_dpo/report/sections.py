@@ -95,8 +95,15 @@ def preference_section(block: Block) -> Section:
         "whose chosen answer gained more on the start than the rejected one; it says nothing when the margin beside it is near 0.",
         "The rewards of a loss are in its own units and are not compared here.",
     )
-    title = f"Preferences on the validation pairs: {block.model}, data {', '.join(block.data)}"
+    title = f"Preferences on the validation pairs: {block.model}, data {', '.join(block.data)}{_pairs_words(block)}"
     return Section(title, header, tuple(rows), notes)
+
+
+def _pairs_words(block: Block) -> str:
+    """How many pairs the numbers rest on, e.g. `, 300 pairs`; empty where no cell says so."""
+    results = [cell.result for row in block.rows for cell in row.cells.values()]
+    counts = sorted({result["num_examples"]["validation"] for result in results if "num_examples" in result})
+    return f", {' or '.join(map(str, counts))} pairs" if counts else ""
 
 
 def error_type_section(block: Block, evaluation_id: str, measures: Sequence[Measure]) -> Section | None:

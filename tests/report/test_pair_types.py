@@ -40,3 +40,12 @@ def test_a_gain_without_its_margin_is_not_shown(tmp_path):
 def test_pairs_without_error_types_make_no_section(tmp_path):
     sweep_of_one(tmp_path, {})
     assert "per error type" not in sweep_table(tmp_path, "one", error_types=True)
+
+
+def test_the_preference_section_says_how_many_pairs_it_rests_on(tmp_path):
+    folder = write_cell(tmp_path, "phantom_llava-dpo-phantom-s0-00000001", config=config_of("dpo", 0))
+    finish(folder, {"preference_accuracy": 0.5})
+    result = {key: value for key, value in read_document(folder / "result.json").items() if key not in ("schema_version", "finished_at")}
+    write_result(folder, {**result, "num_examples": {"train": 6, "validation": 7}})
+    write_sweep(tmp_path, "one", [folder.name], [])
+    assert "Preferences on the validation pairs: phantom_llava, data phantom, 7 pairs" in sweep_table(tmp_path, "one")
