@@ -111,8 +111,11 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         Manifest().sha256(tmp_path / "x")
 
 
-def test_a_place_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Hydra leaves the root logger at ERROR, and a test that composes may have run before in this process.
+def test_a_place_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Hydra switches off the loggers it finds and leaves the root at ERROR; a test that composes may have run before in this process.
+    monkeypatch.setattr(logging.getLogger("medvlm_dpo.data.manifest"), "disabled", False)
     caplog.set_level(logging.WARNING, logger="medvlm_dpo.data.manifest")
     (tmp_path / "file").write_text("no folder")
     manifest = Manifest(tmp_path / "file" / "manifest.json")
