@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from pictures import Picture
 from torch import Tensor
 
 from medvlm_dpo.data.collate import EncodedExample, collate, encode_examples, moved, only_views, own_answer
@@ -16,16 +16,6 @@ from medvlm_dpo.vocab import Batch, Example, ImageSource, Turn
 
 LAW = settings(max_examples=60, deadline=None, derandomize=True)
 VIEWS: tuple[str, ...] = ("chosen", "rejected", "unmatched")
-
-
-class Picture(NamedTuple):
-    key: str
-
-    def load(self) -> Image.Image:
-        return Image.new("RGB", (2, 2))
-
-    def content_hash(self) -> str:
-        return self.key
 
 
 def pixels(image: ImageSource) -> Tensor:

@@ -1,26 +1,15 @@
 """Unmatched answers: another example's, of another text, fixed by the data."""
 
 import random
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from pictures import Picture
 
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.vocab import Example, Turn
-
-
-class Picture(NamedTuple):
-    key: str
-
-    def load(self) -> Image.Image:
-        return Image.new("RGB", (2, 2))
-
-    def content_hash(self) -> str:
-        return self.key
 
 
 def examples_of(answers: list[str]) -> list[Example]:
