@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.config.catalogue import loss_nodes
+from medvlm_dpo.config.catalogue import catalogue
 from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
@@ -203,4 +203,4 @@ def _dropped_notes(dropped: Sequence[BadRecord], group: str, file: str) -> list[
 
 def _unpaired_losses() -> list[str]:
     """Losses of the catalogue that accept examples with one answer, read off their demands."""
-    return [name for name, node in loss_nodes().items() if not build_objective(node, batch_size=2).demand.required_answers]
+    return [name for name, loss in catalogue().items() if not build_objective(loss.node, batch_size=2).demand.required_answers]

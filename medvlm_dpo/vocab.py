@@ -17,6 +17,7 @@ MODELS = ("policy", "detached_policy", "reference")
 VIEWS = ("chosen", "rejected", "unmatched", "chosen_corrupt", "rejected_corrupt")
 REDUCTIONS = ("", "mean_", "token_")
 ANSWERED_VIEWS = tuple(view for view in VIEWS if view != "unmatched")
+CLEAN_VIEWS = ("chosen", "rejected")  # their own image; `<view>_corrupt` is the same answer on the corrupted one
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,34 @@ class Base:
         models: model words the name may start with.
         views: views it is defined for.
         meaning: one line, nats per response token.
+        reads_corrupt: it also reads the same model's distribution on the view's corrupted image, without gradient.
+        reads_reference: it also reads the reference's distribution on the same view.
     """
 
     models: tuple[str, ...]
     views: tuple[str, ...]
     meaning: str
+    reads_corrupt: bool = False
+    reads_reference: bool = False
 
 
+POLICY_MODELS = ("policy", "detached_policy")
 BASES: Mapping[str, Base] = {
     "logps": Base(MODELS, VIEWS, "log-probability of the label"),
+    "collision_logps": Base(MODELS, ANSWERED_VIEWS, "log of the sum over the vocabulary of the squared probability"),
+    "top_wrong_logps": Base(MODELS, ANSWERED_VIEWS, "log-probability of the likeliest token that is not the label"),
+    "hallucinated_logps": Base(
+        MODELS,
+        CLEAN_VIEWS,
+        "log-probability, true image, of the token that is likeliest under the corrupted image",
+        reads_corrupt=True,
+    ),
+    "image_kl": Base(
+        POLICY_MODELS, CLEAN_VIEWS, "KL divergence from the true image's distribution to the corrupted one's", reads_corrupt=True
+    ),
+    "forward_kl": Base(
+        POLICY_MODELS, ANSWERED_VIEWS, "KL divergence from the reference's distribution to the policy's", reads_reference=True
+    ),
 }
 
 FACTS: Mapping[str, str] = {
@@ -44,8 +64,18 @@ FACTS: Mapping[str, str] = {
     "rejected_lengths": "response tokens of the rejected answer, end-of-sequence included",
     "chosen_present": "1 where the example has a chosen answer; asking for it accepts examples without one",
     "rejected_present": "1 where the example has a rejected answer; asking for it accepts examples without one",
+    "chosen_changed_mask": "1 on response tokens of the chosen answer that the rejected one does not have (matches of at least 3 tokens)",
+    "rejected_changed_mask": "the same on the rejected answer",
     "uniform_draw": "a number in (0, 1) from (seed, step, example id), the same on every rank",
 }
+
+
+TOKEN_FACTS = frozenset({"chosen_changed_mask", "rejected_changed_mask"})  # [example, token]; the others are [example]
+
+
+def corrupt_view(view: str) -> str:
+    """The view of the same answer on the corrupted image."""
+    return f"{view}_corrupt"
 
 
 class TensorName(NamedTuple):
@@ -180,7 +210,7 @@ class Batch:
     Args:
         rows: what the backbone scores.
         answers: by view, for every example the index of its answer in `rows`, or -1 where it has none.
-        facts: by name, one value per example.
+        facts: by name, [example]; masks are [example, token].
         example_ids: ids in order.
         global_positions: position of every example in the global batch.
         error_types: what each pair tests, None where the record does not say.

@@ -1,5 +1,6 @@
 """A small world for the tests of the core: pictures, pairs, questions, settings and whole configurations on the untrained model."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone
+from medvlm_dpo.config.catalogue import compose_loss
 from medvlm_dpo.data.collate import EncodedExample, encode_examples
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.phantom.pairs import PhantomImage
@@ -80,12 +81,7 @@ def picture(number: int) -> PhantomImage:
 
 def loss_node(name: str) -> dict[str, Any]:
     """A yaml of conf/loss as the driver would resolve it."""
-    return yaml.safe_load((CONF / "loss" / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def loss_names() -> list[str]:
-    """Every loss that ships."""
-    return sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+    return copy.deepcopy(compose_loss([f"loss={name}"]).node)
 
 
 def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, Any]:

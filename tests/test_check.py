@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_world import loss_names, loss_node, make_backbone, make_config, make_pairs, write_user_pairs, write_user_questions
+from core_world import loss_node, make_backbone, make_config, make_pairs, write_user_pairs, write_user_questions
 from PIL import Image
 
 from medvlm_dpo.check import check_cells
+from medvlm_dpo.config.catalogue import loss_names
 from medvlm_dpo.config.identity import CheckedCell, cell_identity
 from medvlm_dpo.preparation import unmatched_problems
 from medvlm_dpo.vocab import Turn

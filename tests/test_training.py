@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from core_world import LORA, adapter_of, loss_names, make_backbone, make_pairs, metrics_of, run_training
+from core_world import LORA, adapter_of, make_backbone, make_pairs, metrics_of, run_training
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from medvlm_dpo.backbones.llava import LlavaBackbone
+from medvlm_dpo.config.catalogue import loss_names
 from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.files import read_json
 from medvlm_dpo.logps import TokenValues

@@ -25,6 +25,7 @@ MACHINE_KEYS: Mapping[str, frozenset[str]] = {
         {"micro_batch_size", "threads", "num_workers", "checkpoint_every_steps", "checkpoint_every_min", "validate_every_steps", "progress"}
     ),
     "decoding": frozenset({"batch_size"}),
+    "loss": frozenset({"card"}),  # words for people
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.nodes import RESERVED, as_node, hint, load_function, number_of, shown, type_problem
-from medvlm_dpo.vocab import FACTS, TENSOR_NAMES, PerExample, TensorName
+from medvlm_dpo.vocab import BASES, FACTS, TENSOR_NAMES, TOKEN_FACTS, PerExample, TensorName, corrupt_view
 
 ANSWERS = ("chosen", "rejected")
 PREVIOUS = "previous"
@@ -23,6 +23,15 @@ def answer_of(name: str) -> str | None:
     """The own answer of the example that a view or fact speaks of: `chosen_corrupt` of `chosen`, `unmatched` of none."""
     head = name.partition("_")[0]
     return head if head in ANSWERS else None
+
+
+def passes_of(name: TensorName) -> frozenset[tuple[str, str]]:
+    """Which (model, view) a tensor is computed from, `policy` or `reference`: its own, and what its base reads besides."""
+    own = "reference" if name.model == "reference" else "policy"
+    base = BASES[name.base]
+    also = {(own, corrupt_view(name.view))} if base.reads_corrupt else set[tuple[str, str]]()
+    also |= {("reference", name.view)} if base.reads_reference else set()
+    return frozenset({(own, name.view)} | also)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Demand:
     @property
     def views(self) -> frozenset[str]:
         """Every view that must be scored, by whichever model."""
-        return frozenset(name.view for name in self.tensors)
+        return self.policy_views | self.reference_views
 
     @property
     def gradient_views(self) -> frozenset[str]:
@@ -80,12 +89,12 @@ class Demand:
     @property
     def policy_views(self) -> frozenset[str]:
         """The views the policy scores, with gradient or without."""
-        return frozenset(name.view for name in self.tensors if name.model != "reference")
+        return frozenset(view for name in self.tensors for model, view in passes_of(name) if model == "policy")
 
     @property
     def reference_views(self) -> frozenset[str]:
         """The views the reference scores."""
-        return frozenset(name.view for name in self.tensors if name.model == "reference")
+        return frozenset(view for name in self.tensors for model, view in passes_of(name) if model == "reference")
 
     @property
     def needs_reference(self) -> bool:
@@ -175,6 +184,8 @@ def bind_estimator(function: Callable[..., Any], settings: Mapping[str, Any], *,
     for name in signature.positional:
         if name in TENSOR_NAMES and TENSOR_NAMES[name].reduction == "token_":
             problems.append(f"{signature.name}: '{name}': an estimator sees one value per example; ask for the sum or the mean")
+        elif name in TOKEN_FACTS:
+            problems.append(f"{signature.name}: '{name}': an estimator sees one value per example, not one per token")
         elif name not in TENSOR_NAMES and name not in FACTS and name != PREVIOUS:
             problems.append(_unknown(signature.name, name, statistic=False))
     problems += _setting_problems(signature, settings, where, extra=())
@@ -253,6 +264,7 @@ def _demand(arguments: tuple[str, ...], *, estimator: bool) -> Demand:
     tensors = frozenset(TENSOR_NAMES[name] for name in arguments if name in TENSOR_NAMES)
     facts = frozenset(name for name in arguments if name in FACTS)
     spoken_of = {answer_of(name.view) for name in tensors} | {answer_of(name) for name in facts if name.endswith("_lengths")}
+    spoken_of |= set(ANSWERS) if facts & TOKEN_FACTS else set()  # a mask compares the two answers
     required = frozenset(answer for answer in ANSWERS if answer in spoken_of and f"{answer}_present" not in facts)
     if estimator:
         detached = frozenset(name._replace(model="detached_policy") if name.model == "policy" else name for name in tensors)

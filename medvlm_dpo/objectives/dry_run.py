@@ -8,7 +8,7 @@ from torch import Tensor
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.calls import Statistic, estimate, evaluate
 from medvlm_dpo.objectives.demand import Bound, Demand
-from medvlm_dpo.vocab import VIEWS, ObjectiveOutput
+from medvlm_dpo.vocab import TOKEN_FACTS, VIEWS, ObjectiveOutput
 
 _TOKENS = 3
 _FACT_VALUES = {"uniform_draw": 0.5, "chosen_lengths": float(_TOKENS), "rejected_lengths": float(_TOKENS)}
@@ -48,7 +48,10 @@ def _made_up(demand: Demand, batch_size: int) -> tuple[dict[str, Tensor], dict[s
         shape = (batch_size, _TOKENS) if name.reduction == "token_" else (batch_size,)
         value = torch.full(shape, -1.0, dtype=torch.float64)  # an ordinary log-probability; 0 is a certainty some losses refuse
         tensors[str(name)] = value.requires_grad_(name.model == "policy")
-    facts = {name: torch.full((batch_size,), _FACT_VALUES.get(name, 1.0), dtype=torch.float64) for name in demand.facts}
+    facts = {
+        name: torch.full((batch_size, _TOKENS) if name in TOKEN_FACTS else (batch_size,), _FACT_VALUES.get(name, 1.0), dtype=torch.float64)
+        for name in demand.facts
+    }
     return tensors, facts
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-RESERVED = ("_target_", "_partial_")
+RESERVED = ("_target_", "_partial_", "card")  # the card is words for people: medvlm_dpo.objectives.cards
 
 
 def as_node(value: object) -> Mapping[str, Any] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.calls import Statistic, cut, estimate, evaluate
+from medvlm_dpo.objectives.cards import card_problems
 from medvlm_dpo.objectives.demand import ANSWERS, Bound, Demand, bind_objective
 from medvlm_dpo.objectives.dry_run import dry_run
 from medvlm_dpo.objectives.nodes import RESERVED, as_node, hint, load_function, number_of, shown
@@ -148,7 +149,7 @@ def build_objective(node: Mapping[str, Any], *, batch_size: int) -> Objective:
 
 def problems_of(node: Mapping[str, Any], *, batch_size: int) -> list[str]:
     """Everything wrong with a loss node, one sentence each: names, types, weights, and ranges by running it on made-up values."""
-    return _leaves(node, "loss", batch_size)[1]
+    return _leaves(node, "loss", batch_size)[1] + card_problems(node, "loss")
 
 
 def missing_answer_problems(
@@ -225,7 +226,7 @@ def _shared_problems(node: Mapping[str, Any], where: str) -> list[str]:
     return [
         f"{where}.{key} is read by no term; refer to it as ${{...{key}}} inside {where}.terms, or remove it"
         for key, value in node.items()
-        if key not in ("terms", "weights") and value not in values
+        if key not in ("terms", "weights", "card") and value not in values
     ]
 
 

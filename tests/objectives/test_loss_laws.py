@@ -5,13 +5,12 @@ import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from loss_world import loss_node
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -20,7 +19,7 @@ from medvlm_dpo.objectives.kto import kto
 from medvlm_dpo.objectives.simpo import simpo
 from medvlm_dpo.objectives.supervised import sft
 from medvlm_dpo.objectives.terms import Objective, build_objective, problems_of, weighted_loss
-from medvlm_dpo.vocab import ObjectiveOutput
+from medvlm_dpo.vocab import TOKEN_FACTS, ObjectiveOutput
 
 LOSSES = sorted((Path(__file__).parents[2] / "conf" / "loss").glob("*.yaml"))
 NUM_EXAMPLES, NUM_TOKENS = 4, 5
@@ -33,15 +32,9 @@ def one(value: float) -> Tensor:
     return torch.tensor([value], dtype=torch.float64)
 
 
-def loss_node(path: Path) -> dict[str, Any]:
-    node = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    assert isinstance(node, dict)
-    return {str(key): value for key, value in node.items()}
-
-
 @pytest.fixture(params=LOSSES, ids=lambda path: path.stem)
 def objective(request: pytest.FixtureRequest) -> Objective:
-    return build_objective(loss_node(request.param), batch_size=NUM_EXAMPLES)
+    return build_objective(loss_node(request.param.stem), batch_size=NUM_EXAMPLES)
 
 
 def made_up(objective: Objective, *, scale: float = 2.0, dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -52,7 +45,10 @@ def made_up(objective: Objective, *, scale: float = 2.0, dtype: torch.dtype = to
         shape = (NUM_EXAMPLES, NUM_TOKENS) if name.reduction == "token_" else (NUM_EXAMPLES,)
         value = -scale * torch.rand(shape, generator=generator, dtype=dtype)
         tensors[str(name)] = value.requires_grad_(name.model == "policy")
-    return tensors, {name: torch.ones(NUM_EXAMPLES) for name in objective.demand.facts}
+    facts = {name: torch.ones((NUM_EXAMPLES, NUM_TOKENS) if name in TOKEN_FACTS else NUM_EXAMPLES) for name in objective.demand.facts}
+    facts |= {name: torch.full((NUM_EXAMPLES,), float(NUM_TOKENS)) for name in facts if name.endswith("_lengths")}
+    facts |= {name: torch.rand(NUM_EXAMPLES, generator=generator) for name in facts if name == "uniform_draw"}
+    return tensors, facts
 
 
 def total_loss(objective: Objective, tensors: Mapping[str, Tensor], facts: Mapping[str, Tensor]) -> Tensor:
@@ -69,7 +65,7 @@ def test_the_glob_finds_the_losses() -> None:
 
 @pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
 def test_every_loss_file_is_in_order_and_every_wrong_key_is_noticed(path: Path) -> None:
-    node = loss_node(path)
+    node = loss_node(path.stem)
     assert problems_of(node, batch_size=NUM_EXAMPLES) == []
     assert any("loss.betta" in problem for problem in problems_of({**node, "betta": 0.125}, batch_size=NUM_EXAMPLES))
 
