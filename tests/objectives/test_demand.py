@@ -10,7 +10,7 @@ from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.contrastive import dpo, ipo
 from medvlm_dpo.objectives.demand import Demand, answer_of, bind_estimator, bind_objective, demand_of
 from medvlm_dpo.objectives.kto import kto
-from medvlm_dpo.objectives.simpo import simpo
+from medvlm_dpo.objectives.reference_free import simpo
 from medvlm_dpo.objectives.supervised import sft
 from medvlm_dpo.vocab import TENSOR_NAMES, ObjectiveOutput, PerExample
 

@@ -16,7 +16,7 @@ from medvlm_dpo.vocab import ObjectiveOutput
 PACKAGE = "medvlm_dpo.objectives"
 SFT = {"_target_": f"{PACKAGE}.supervised.sft"}
 DPO = {"_target_": f"{PACKAGE}.contrastive.dpo", "beta": 0.1}
-SIMPO = {"_target_": f"{PACKAGE}.simpo.simpo", "beta": 2.0, "gamma_beta_ratio": 0.5}
+SIMPO = {"_target_": f"{PACKAGE}.reference_free.simpo", "beta": 2.0, "gamma_beta_ratio": 0.5}
 LONE = build_objective(DPO, batch_size=2)
 SUM = build_objective({"terms": {"dpo": DPO, "nll": SFT}, "weights": {"dpo": 2.0, "nll": 1.0}}, batch_size=2)
 PAIR_CHANGES = {"preference_gain", "preference_margin", "chosen_logps_change", "rejected_logps_change"}

@@ -43,7 +43,7 @@ def test_all_ranges_of_a_function_are_reported_together() -> None:
         "loss.desirable_weight must be >= 0, got -1",
         "loss.undesirable_weight must be >= 0, got -2",
     ]
-    simpo = {"_target_": f"{PACKAGE}.simpo.simpo", "beta": 0.0, "gamma_beta_ratio": -0.5}
+    simpo = {"_target_": f"{PACKAGE}.reference_free.simpo", "beta": 0.0, "gamma_beta_ratio": -0.5}
     assert problems(simpo) == ["loss.beta must be > 0, got 0", "loss.gamma_beta_ratio must be >= 0, got -0.5"]
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 
 from medvlm_dpo.objectives.contrastive import dpo, ipo
 from medvlm_dpo.objectives.kto import kto
-from medvlm_dpo.objectives.simpo import simpo
+from medvlm_dpo.objectives.reference_free import simpo
 from medvlm_dpo.objectives.supervised import sft
 from medvlm_dpo.objectives.terms import Objective, build_objective, problems_of, weighted_loss
 from medvlm_dpo.vocab import TOKEN_FACTS, ObjectiveOutput

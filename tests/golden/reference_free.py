@@ -1,4 +1,4 @@
-"""Golden numbers of objectives/simpo.py: softplus(-(beta (mean margin - ratio)))."""
+"""Golden numbers of objectives/reference_free.py: softplus(-(beta (mean margin - ratio)))."""
 
 from loss_world import THREE, A, B, C, Golden
 
