@@ -16,6 +16,16 @@ def not_negative(settings: Mapping[str, float]) -> list[str]:
     return [f"loss.{key} must be >= 0, got {value:g}" for key, value in settings.items() if not 0 <= value < math.inf]
 
 
+def at_most(settings: Mapping[str, float], highest: float) -> list[str]:
+    """One problem for every finite setting above the highest number allowed; add it to one of the checks above."""
+    return [f"loss.{key} must be <= {highest:g}, got {value:g}" for key, value in settings.items() if highest < value < math.inf]
+
+
+def below(settings: Mapping[str, float], limit: float) -> list[str]:
+    """One problem for every setting that is not a finite number below the limit."""
+    return [f"loss.{key} must be < {limit:g}, got {value:g}" for key, value in settings.items() if not -math.inf < value < limit]
+
+
 def refuse(problems: list[str]) -> None:
     """Reports all range problems of one function together.
 
