@@ -11,6 +11,11 @@ def positive(settings: Mapping[str, float]) -> list[str]:
     return [f"loss.{key} must be > 0, got {value:g}" for key, value in settings.items() if not 0 < value < math.inf]
 
 
+def positive_or_unlimited(settings: Mapping[str, float]) -> list[str]:
+    """One problem for every setting that is not a number above 0; infinity means no limit."""
+    return [f"loss.{key} must be > 0 (.inf for no limit), got {value:g}" for key, value in settings.items() if not value > 0]
+
+
 def not_negative(settings: Mapping[str, float]) -> list[str]:
     """One problem for every setting that is not a finite number of at least 0."""
     return [f"loss.{key} must be >= 0, got {value:g}" for key, value in settings.items() if not 0 <= value < math.inf]
