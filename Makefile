@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SLOW_MINUTES ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check fmt clean
+.PHONY: help venv demo test test-slow check docs fmt clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -34,14 +34,18 @@ test: $(STAMP)  ## the fast tests, on the CPU
 test-slow: $(STAMP)  ## the slow tests, in an order drawn from the commit; stops after SLOW_MINUTES
 	$(BIN)/python tests/run_slow.py --minutes $(SLOW_MINUTES)
 
-check: $(STAMP)  ## format, lint, types, import layers, spelling, wheel
+check: $(STAMP)  ## format, lint, types, import layers, spelling, docs, wheel
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/yamllint --strict conf
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m medvlm_dpo.describe --check docs/objectives.md
 	$(BIN)/python tests/check_wheel.py
+
+docs: $(STAMP)  ## make docs/objectives.md anew from the cards in conf/loss
+	$(BIN)/python -m medvlm_dpo.describe docs/objectives.md
 
 fmt: $(STAMP)  ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only .

@@ -1,5 +1,6 @@
 """Work in child processes, forked by a helper that has imported torch once: the driver itself never does."""
 
+import inspect
 import multiprocessing
 import os
 import sys
@@ -79,6 +80,25 @@ def build_checked(name: str, node: Mapping[str, Any]) -> Any:
     if problems:
         raise InputError(problems)
     return call_target(node)
+
+
+def tell_checked(function: str, configs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """Compares the settings with the function's signature, then calls it with the configurations.
+
+    Args:
+        function: dotted name; its first argument is the configurations, its result a text.
+        configs: resolved configurations.
+        settings: its further arguments, by name.
+
+    Raises:
+        InputError: with all settings that do not fit, or what the function raises itself.
+    """
+    told = locate(function)
+    first = next(iter(inspect.signature(told).parameters), "configs")
+    problems = check_targets({"task.settings": {"_target_": function, first: None, **settings}})
+    if problems:
+        raise InputError(problems)
+    return str(told(configs, **settings))
 
 
 def add_import_folders(folders: Sequence[str]) -> None:

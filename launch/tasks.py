@@ -82,6 +82,23 @@ def call(configs: Configs, *, function: str, settings: dict[str, Any], choices: 
     return 0
 
 
+def tell(configs: Configs, *, function: str, settings: dict[str, Any]) -> int:
+    """Prints what a function says about the composed configurations, one or several; makes no cell.
+
+    Args:
+        configs: one resolved configuration per cell the command names.
+        function: dotted name, called in a child: (configurations, **settings) -> text.
+        settings: its keyword arguments.
+
+    Raises:
+        InputError: settings that do not fit the function, or what it raises itself.
+    """
+    refuse_named_cell(configs)
+    arguments = [function, configs, settings]
+    print(call_in_child("launch.child.tell_checked", arguments, (function,), configs[0]["import_folders"]))
+    return 0
+
+
 def targets_of(value: Any) -> tuple[str, ...]:
     """Every `_target_` of a configuration, each once: the process that cells are forked from imports them for all."""
     if isinstance(value, list):
