@@ -43,4 +43,6 @@ GOLDENS = {
     "dpop C, penalty 50": Golden("dpop", C, [17.91]),
 }
 # Mutants that are the same function, each with its reason.
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "operands swapped in `chosen_ratio - 1 / (2 * beta)`": "(x - y) ** 2 is (y - x) ** 2",
+}

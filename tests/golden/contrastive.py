@@ -25,7 +25,7 @@ GOLDENS = {
     "ipo_sum B": Golden("ipo_sum", B, [8.41]),
     "ipo_sum C": Golden("ipo_sum", C, [22.09], rewards={"chosen": [-0.12], "rejected": [-0.15]}),
     "ipo_sum three": Golden("ipo_sum", THREE, [12.25, 32.49, 11.56]),
-    # softplus(-beta m) with the mean-log-ratio margins m of ipo, at beta .1 and at 5: softplus(-1.416667), softplus(-1.8), softplus(.128571)
+    # softplus(-beta m) with the margins m of ipo, at beta .1 and at 5: softplus(-1.416667), softplus(-1.8), softplus(.128571)
     "dpo_norm A, beta .1": Golden("dpo_norm", A, [0.679081], BETA, rewards={"chosen": [0.02], "rejected": [-0.1 / 12]}),
     "dpo_norm B, beta .1": Golden("dpo_norm", B, [0.675309], BETA),
     "dpo_norm A": Golden("dpo_norm", A, [0.217142]),

@@ -26,7 +26,7 @@ GOLDENS = {
     "f_dpo_alpha A": Golden("f_dpo_alpha", A, [0.627691], rewards={"chosen": [0.0786939], "rejected": [-0.0568051]}),
     "f_dpo_alpha B": Golden("f_dpo_alpha", B, [0.600864]),
     "f_dpo_alpha C": Golden("f_dpo_alpha", C, [0.664094]),
-    # softplus(-.4 (exp(-b / 4) - exp(-a / 4)))
+    # likewise softplus(-.4 (exp(-b / 4) - exp(-a / 4))): A .4 (exp(.125) - exp(-.25)) = .141739
     "f_dpo_alpha three, order .25": Golden("f_dpo_alpha", THREE, [0.624787, 0.730193, 0.612063], ("loss.order=0.25",)),
     # the exponents .6 and .75 both count as .5: a margin of 0, rewards .2 (1 - exp(.5))
     "f_dpo_alpha C, clamped": Golden(
