@@ -1,7 +1,6 @@
 """Losses that correct direct preference optimisation for the length of answers."""
 
-import torch
-from torch import Tensor
+from torch import Tensor, arange, where
 from torch.nn.functional import logsigmoid
 
 from medvlm_dpo.objectives.ranges import at_most, not_negative, positive, refuse
@@ -82,9 +81,9 @@ def ld_dpo(  # noqa: PLR0913 - every tensor is a parameter: the signature is the
         InputError: if a setting is out of its range.
     """
     refuse(positive({"beta": beta}) + not_negative({"tail_weight": tail_weight}) + at_most({"tail_weight": tail_weight}, 1.0))
-    weights = _tail_weights(policy_chosen_token_logps, chosen_lengths.minimum(rejected_lengths), tail_weight)
-    chosen_reward = beta * (weights * (policy_chosen_token_logps - reference_chosen_token_logps)).sum(dim=1)
-    rejected_reward = beta * (weights * (policy_rejected_token_logps - reference_rejected_token_logps)).sum(dim=1)
+    shared = chosen_lengths.minimum(rejected_lengths)
+    chosen_reward = beta * _sum_with_tail(policy_chosen_token_logps - reference_chosen_token_logps, shared, tail_weight)
+    rejected_reward = beta * _sum_with_tail(policy_rejected_token_logps - reference_rejected_token_logps, shared, tail_weight)
     return ObjectiveOutput(-logsigmoid(chosen_reward - rejected_reward), {"chosen": chosen_reward, "rejected": rejected_reward})
 
 
@@ -121,9 +120,9 @@ def ld_dpo_policy_only(  # noqa: PLR0913 - every tensor is a parameter: the sign
         InputError: if a setting is out of its range.
     """
     refuse(positive({"beta": beta}) + not_negative({"tail_weight": tail_weight}) + at_most({"tail_weight": tail_weight}, 1.0))
-    weights = _tail_weights(policy_chosen_token_logps, chosen_lengths.minimum(rejected_lengths), tail_weight)
-    chosen_reward = beta * ((weights * policy_chosen_token_logps).sum(dim=1) - reference_chosen_logps)
-    rejected_reward = beta * ((weights * policy_rejected_token_logps).sum(dim=1) - reference_rejected_logps)
+    shared = chosen_lengths.minimum(rejected_lengths)
+    chosen_reward = beta * (_sum_with_tail(policy_chosen_token_logps, shared, tail_weight) - reference_chosen_logps)
+    rejected_reward = beta * (_sum_with_tail(policy_rejected_token_logps, shared, tail_weight) - reference_rejected_logps)
     return ObjectiveOutput(-logsigmoid(chosen_reward - rejected_reward), {"chosen": chosen_reward, "rejected": rejected_reward})
 
 
@@ -159,18 +158,22 @@ def d2po(
         InputError: if a setting is out of its range.
     """
     refuse(positive({"beta": beta, "decay": decay}) + at_most({"decay": decay}, 1.0) + not_negative({"first_exponent": first_exponent}))
-    weights = decay ** (_positions(policy_chosen_token_logps) + first_exponent)
-    chosen_reward = beta * (weights * (policy_chosen_token_logps - reference_chosen_token_logps)).sum(dim=1)
-    rejected_reward = beta * (weights * (policy_rejected_token_logps - reference_rejected_token_logps)).sum(dim=1)
+    chosen_reward = beta * _decayed_sum(policy_chosen_token_logps - reference_chosen_token_logps, decay, first_exponent)
+    rejected_reward = beta * _decayed_sum(policy_rejected_token_logps - reference_rejected_token_logps, decay, first_exponent)
     return ObjectiveOutput(-logsigmoid(chosen_reward - rejected_reward), {"chosen": chosen_reward, "rejected": rejected_reward})
 
 
+def _sum_with_tail(token_values: PerToken, shared_lengths: PerExample, tail_weight: float) -> PerExample:
+    """[example], the sum over tokens; those after the first `shared_lengths` ones count `tail_weight` times."""
+    shared = _positions(token_values) < shared_lengths.unsqueeze(1)
+    return where(shared, token_values, tail_weight * token_values).sum(dim=1)
+
+
+def _decayed_sum(token_values: PerToken, decay: float, first_exponent: float) -> PerExample:
+    """[example], the sum over tokens weighed by `decay ** (t + first_exponent)`, t from 0."""
+    return (decay ** (_positions(token_values) + first_exponent) * token_values).sum(dim=1)
+
+
 def _positions(token_values: PerToken) -> Tensor:
-    """[token], places from 0; all answers are padded on the right to one width, so they serve chosen and rejected answers alike."""
-    return torch.arange(token_values.shape[1], dtype=token_values.dtype, device=token_values.device)
-
-
-def _tail_weights(token_values: PerToken, shared_lengths: PerExample, tail_weight: float) -> PerToken:
-    """[example, token], 1 on the first `shared_lengths` tokens and `tail_weight` after them."""
-    shared = (_positions(token_values) < shared_lengths.unsqueeze(1)).to(token_values)
-    return shared + tail_weight * (1 - shared)
+    """[token], places from 0; answers are padded on the right, with 0, so a place is the token's place in its answer."""
+    return arange(token_values.shape[1], dtype=token_values.dtype, device=token_values.device)

@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid, relu
 from medvlm_dpo.objectives.ranges import not_negative, positive, refuse
 from medvlm_dpo.vocab import ObjectiveOutput, PerExample
 
-LN_2 = math.log(2)
+LOG_HALF = math.log(0.5)
 
 
 def simpo(
@@ -60,8 +60,8 @@ def policy_hinge(policy_chosen_logps: PerExample, policy_rejected_logps: PerExam
         InputError: if the margin is negative.
     """
     refuse(not_negative({"margin": margin}))
-    loss = relu(margin - policy_chosen_logps + policy_rejected_logps)
-    return ObjectiveOutput(loss, {"chosen": policy_chosen_logps, "rejected": policy_rejected_logps})
+    chosen_reward, rejected_reward = policy_chosen_logps, policy_rejected_logps
+    return ObjectiveOutput(relu(margin - chosen_reward + rejected_reward), {"chosen": chosen_reward, "rejected": rejected_reward})
 
 
 def uniform_dpo(policy_chosen_logps: PerExample, policy_rejected_logps: PerExample, *, beta: float) -> ObjectiveOutput:
@@ -100,15 +100,14 @@ def odds_ratio(policy_chosen_mean_logps: PerExample, policy_rejected_mean_logps:
     Returns:
         One loss per example (ln 2 where both answers are equally likely); rewards are the mean log-probabilities.
     """
-    chosen_log_odds = _log_odds(policy_chosen_mean_logps)
-    rejected_log_odds = _log_odds(policy_rejected_mean_logps)
-    rewards = {"chosen": policy_chosen_mean_logps, "rejected": policy_rejected_mean_logps}
-    return ObjectiveOutput(-logsigmoid(chosen_log_odds - rejected_log_odds), rewards)
+    chosen_reward, rejected_reward = policy_chosen_mean_logps, policy_rejected_mean_logps
+    loss = -logsigmoid(_log_odds(chosen_reward) - _log_odds(rejected_reward))
+    return ObjectiveOutput(loss, {"chosen": chosen_reward, "rejected": rejected_reward})
 
 
 def _log_odds(log_probability: Tensor) -> Tensor:
     """`log(p / (1 - p))` of a log-probability, any shape, nats; p is at most exp(-1e-7)."""
     certain = log_probability.clamp(max=-1e-7)
     # log(1 - p) in the form that keeps its digits: log1p for small p, expm1 for p near 1
-    complement = where(certain < -LN_2, log1p(-exp(certain)), log(-expm1(certain)))
+    complement = where(certain < LOG_HALF, log1p(-exp(certain)), log(-expm1(certain)))
     return certain - complement

@@ -34,7 +34,8 @@ GOLDENS = {
     "ld_dpo mixed, tail whole": Golden("ld_dpo", MIXED, [0.616344, 0.630258], WHOLE),
     "ld_dpo C, tail whole": Golden("ld_dpo", C, [0.678260], WHOLE),
     # the policy's sums alone: A S_l = -10 - 1 = -11 against -11.5, margin 1 - .5 = .5; B -8.7 - 1.85 = -10.55 against -11.6,
-    # 1.3 - 1.05 = .25; C -8.2 - 1.75 = -9.95 against -10.2, -1.2 - .25 = -1.45. Mixed: -3 - 2 = -5 against -8.1, 3.1 + .5; .7 and -1 - 1.5 + 3.4, .7 - .9
+    # 1.3 - 1.05 = .25; C -8.2 - 1.75 = -9.95 against -10.2, -1.2 - .25 = -1.45.
+    # Mixed: -3 - 2 = -5 against -8.1, 3.1 + .5; .7 and -1 - 1.5 + 3.4, .7 - .9
     "ld_dpo_policy_only A": Golden("ld_dpo_policy_only", A, [0.668460], rewards={"chosen": [0.1], "rejected": [0.05]}),
     "ld_dpo_policy_only B": Golden("ld_dpo_policy_only", B, [0.680725], rewards={"chosen": [0.13], "rejected": [0.105]}),
     "ld_dpo_policy_only C": Golden("ld_dpo_policy_only", C, [0.768273], rewards={"chosen": [-0.12], "rejected": [0.025]}),
