@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_world import loss_node
 from torch import Tensor
 
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.contrastive import dpo
+from medvlm_dpo.objectives.terms import build_objective, weighted_loss
 from medvlm_dpo.objectives.token_kl import kl_margin, tdpo1, tdpo2
 
 betas = st.floats(0.01, 2)
@@ -70,6 +72,24 @@ def test_where_policy_and_reference_agree() -> None:
         assert output.loss.item() == pytest.approx(math.log(2), rel=1e-12)
         assert {view: reward.item() for view, reward in output.rewards.items()} == {"chosen": 0, "rejected": 0}
     assert kl_margin(one(0), one(0), beta=0.3) == (one(0), {})
+
+
+@pytest.mark.parametrize(("name", "chosen_moves"), [("tdpo1", True), ("tdpo2", False), ("chip", False), ("chip_released", False)])
+def test_only_tdpo1_trains_the_divergence_on_the_chosen_answer(name: str, chosen_moves: bool) -> None:
+    """The other losses ask for it detached: it has a part in the value, and its gradient is cut where it is served."""
+    objective = build_objective(loss_node(name), batch_size=2)
+    tensors = {str(item): torch.full((1, 3) if item.reduction else (1,), -1.0, dtype=torch.float64) for item in objective.demand.tensors}
+    chosen, rejected = one(0.4).requires_grad_(), one(0.9).requires_grad_()
+    tensors.pop("detached_policy_chosen_forward_kl", None)
+    tensors |= {"policy_chosen_forward_kl": chosen, "policy_rejected_forward_kl": rejected}
+    facts = {fact: torch.ones((1, 3)) for fact in objective.demand.facts}
+    loss = weighted_loss(objective.evaluate(tensors, facts, {}, torch.arange(1)))
+    gradients = torch.autograd.grad(loss.sum(), [chosen, rejected], allow_unused=True)
+    assert (gradients[0] is not None) is chosen_moves
+    assert gradients[1] is not None
+    assert gradients[1].item() > 0
+    higher = weighted_loss(objective.evaluate({**tensors, "policy_chosen_forward_kl": one(0.5)}, facts, {}, torch.arange(1)))
+    assert higher.item() < loss.item()
 
 
 @given(divergences, divergences, betas)
