@@ -1,8 +1,9 @@
 """Preference pairs about phantom pictures: one changed fact, or the starting model's own wrong answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import count
 
 from PIL import Image
 
@@ -13,6 +14,20 @@ from medvlm_dpo.data.phantom.questions import Asked, questions_of
 from medvlm_dpo.data.phantom.render import render
 from medvlm_dpo.files import sha256_of_json
 from medvlm_dpo.vocab import Example, Turn
+
+PAIRS_VERSION = 2
+"""Of what pairs hold beside pictures and texts. A change of weights or of worse pictures needs a new number: it changes results."""
+PAIR_WEIGHTS: Mapping[str, float] = {
+    "presence": 1.0,
+    "laterality": 1.0,
+    "findings": 0.9,
+    "location": 0.8,
+    "count": 0.6,
+    "size": 0.6,
+    "anatomy": 0.4,
+    "modality": 0.3,
+}
+"""What an error of each type would weigh in a clinic, in (0, 1]. Made up, so that losses with weights have some; nobody measured it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,18 @@ def facts_of(image: PhantomImage) -> dict[str, object]:
     return {"lesion_boxes": boxes, "modality": scene.modality, "region": scene.region}
 
 
+def similar_image(image: PhantomImage) -> PhantomImage:
+    """Another picture of the split with the same modality and region, as a search for similar pictures might return: the next one."""
+    wanted = _kind(image.split, image.index)
+    return PhantomImage(image.split, next(index for index in count(image.index + 1) if _kind(image.split, index) == wanted))
+
+
+@cache
+def _kind(split: str, index: int) -> tuple[str, str]:
+    scene = scene_of(split, index)
+    return scene.modality, scene.region
+
+
 def _example(image: PhantomImage, question: int, asked: Asked, rejected: str, error_type: str, kind: str) -> Example:
     return Example(
         id=f"{image.key}/{question}/{kind}",
@@ -83,6 +110,8 @@ def _example(image: PhantomImage, question: int, asked: Asked, rejected: str, er
         turns=(Turn("human", asked.text),),
         chosen=asked.answer,
         rejected=rejected,
+        rejected_image=similar_image(image),
+        pair_weight=PAIR_WEIGHTS[error_type],
         error_type=error_type,
         extra={**facts_of(image), "kind": kind, "question": question},
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from medvlm_dpo.data.phantom.anatomy import SPLITS
 from medvlm_dpo.data.phantom.draws import GENERATOR_VERSION
 from medvlm_dpo.data.phantom.own_wrong import OWN_WRONG_FILE, OwnWrong, read_own_wrong, starting_folder
-from medvlm_dpo.data.phantom.pairs import PhantomImage, facts_of, flipped, own_wrong_pair, single_fact_pairs
+from medvlm_dpo.data.phantom.pairs import PAIRS_VERSION, PhantomImage, facts_of, flipped, own_wrong_pair, single_fact_pairs
 from medvlm_dpo.data.phantom.questions import QUESTIONS_PER_IMAGE, questions_of
 from medvlm_dpo.data.records import ReadReport, validate_settings
 from medvlm_dpo.errors import InputError, nearest
@@ -72,9 +72,10 @@ class PhantomPairs:
         return (starting_folder(self.starting_model) / OWN_WRONG_FILE,)
 
     def recipe(self) -> dict[str, object]:
-        """Generator version, numbers and the mix."""
+        """Versions of generator and pairs, numbers and the mix."""
         return {
             "phantom_version": GENERATOR_VERSION,
+            "pairs_version": PAIRS_VERSION,
             "num_pairs": self.num_pairs,
             "num_validation_pairs": self.num_validation_pairs,
             "own_wrong_fraction": self.own_wrong_fraction,

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from medvlm_dpo.data.phantom.own_wrong import OWN_WRONG_FILE, OwnWrong, read_own_wrong, write_own_wrong
-from medvlm_dpo.data.phantom.pairs import PhantomImage
-from medvlm_dpo.data.phantom.questions import questions_of
+from medvlm_dpo.data.phantom.pairs import PAIR_WEIGHTS, PhantomImage
+from medvlm_dpo.data.phantom.questions import QUESTION_TYPES, questions_of
 from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
 from medvlm_dpo.errors import InputError
+from medvlm_dpo.files import sha256_of_json
 
 
 def _pairs(folder: Path, fraction: float, number: int = 20) -> PhantomPairs:
@@ -110,3 +111,41 @@ def test_flipping_swaps_a_share_of_the_training_pairs_and_no_other():
 def test_a_flip_fraction_out_of_range_is_told():
     with pytest.raises(InputError, match=r"data.flip_fraction=1.5: expected a number from 0 to 1"):
         PhantomPairs("public", 2, 1, 0.0, "builtin:phantom_llava", flip_fraction=1.5)
+
+
+def test_every_pair_has_the_weight_of_its_error_type(tmp_path: Path) -> None:
+    report = _pairs(_model_with_own_wrong(tmp_path), 0.5, number=30).read()
+    pairs = [*report.examples["train"], *report.examples["validation"]]
+    assert all(pair.pair_weight == PAIR_WEIGHTS[str(pair.error_type)] for pair in pairs)
+    assert {pair.extra["kind"] for pair in pairs} == {"own_wrong", "single_fact"}
+    assert set(PAIR_WEIGHTS) == set(QUESTION_TYPES)
+    assert all(0 < weight <= 1 for weight in PAIR_WEIGHTS.values())
+    assert PAIR_WEIGHTS["presence"] == PAIR_WEIGHTS["laterality"] == max(PAIR_WEIGHTS.values())
+    assert PAIR_WEIGHTS["modality"] == min(PAIR_WEIGHTS.values())
+
+
+def test_the_worse_picture_is_another_one_of_its_split_that_looks_alike() -> None:
+    source = PhantomPairs("public", 60, 20, 0.0, "builtin:phantom_llava")
+    report, again = source.read(), source.read()
+    for split in ("train", "validation"):
+        for pair, repeated in zip(report.examples[split], again.examples[split], strict=True):
+            worse = pair.rejected_image
+            assert isinstance(worse, PhantomImage)
+            assert isinstance(pair.image, PhantomImage)
+            assert worse == repeated.rejected_image
+            assert (worse.split, worse.index > pair.image.index) == (split, True)
+            assert (worse.scene.modality, worse.scene.region) == (pair.image.scene.modality, pair.image.scene.region)
+            between = (PhantomImage(split, index).scene for index in range(pair.image.index + 1, worse.index))
+            assert all((scene.modality, scene.region) != (worse.scene.modality, worse.scene.region) for scene in between)
+            assert worse.content_hash() != pair.image.content_hash()
+
+
+def test_pairs_themselves_are_those_of_the_first_version() -> None:
+    """Weights and worse pictures came later: ids, texts and pictures stay, and so do the built-in models' own wrong answers."""
+    pairs = PhantomPairs("public", 200, 50, 0.25, "builtin:phantom_llava").read().examples
+    told = [
+        [pair.id, pair.turns[0].text, pair.chosen, pair.rejected, pair.error_type, pair.image.content_hash()]
+        for split in ("train", "validation")
+        for pair in pairs[split]
+    ]
+    assert sha256_of_json(told) == "7db9952acd9d5cd36d49be95f6957bf8dc1cd878eff35bffb4dae9b71172c3e1"
