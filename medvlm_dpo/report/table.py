@@ -24,6 +24,7 @@ from medvlm_dpo.report.measures import (
     pair_metric_spread,
     spread_of,
 )
+from medvlm_dpo.report.needs import COSTS, cost_spread, needs_section
 from medvlm_dpo.report.pair_types import preference_type_sections
 from medvlm_dpo.report.rows import Block, Row, blocks_of
 from medvlm_dpo.results.ledger import SweepRecord, read_sweep
@@ -97,7 +98,9 @@ def _block_parts(block: Block, sweep: SweepRecord) -> tuple[list[Section], list[
         lines += _evaluation_lines(block, evaluation_id, measures, differences)
     preferences = _preference_lines(block)
     parts += [sections.preference_section(block)] if preferences else []
-    return parts + breakdowns, lines + preferences
+    needs = needs_section(block)
+    breakdowns += [needs] if needs else []
+    return parts + breakdowns, lines + preferences + _cost_lines(block)
 
 
 def _evaluation_ids(block: Block, sweep: SweepRecord) -> list[str]:
@@ -131,6 +134,12 @@ def _preference_lines(block: Block) -> list[dict[str, Any]]:
             what = {"kind": "preference", "model": block.model, "row": row.label, "measure": name}
             lines += [{**what, "error_type": kind, **_numbers(spread)} for kind, spread in found.items() if spread is not None]
     return lines
+
+
+def _cost_lines(block: Block) -> list[dict[str, Any]]:
+    found = [(row, name, cost_spread(row, name)) for row in block.rows for name in COSTS]
+    what = {"kind": "cost", "model": block.model}
+    return [{**what, "row": row.label, "measure": name, **_numbers(spread)} for row, name, spread in found if spread is not None]
 
 
 def _error_types(row: Row, evaluation_id: str, measure: Measure) -> list[str]:
