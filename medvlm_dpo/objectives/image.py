@@ -99,7 +99,7 @@ def mmedpo(
     return ObjectiveOutput(loss, {"chosen": chosen_reward, "rejected_corrupt": corrupt_reward})
 
 
-def v_dpo(
+def v_dpo(  # noqa: PLR0913 - every tensor is a parameter: the signature is the contract
     policy_chosen_logps: PerExample,
     policy_rejected_logps: PerExample,
     detached_policy_chosen_corrupt_logps: PerExample,
