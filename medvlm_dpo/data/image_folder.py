@@ -20,11 +20,13 @@ _SAVED_EVERY = 5_000  # checked images; an interrupted check of a big folder goe
 
 
 class CheckedImage(NamedTuple):
-    """A picture that can be used, with its conversions, or what is wrong with it."""
+    """A picture that can be used, with what is known of it (see `Verdict`), or what is wrong with it."""
 
     image: FileImage | None
     flaw: Flaw | None
     conversions: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    is_black: bool = False
 
 
 def existing(path: str | Path, key: str, *, folder: bool = False) -> Path:
@@ -138,17 +140,23 @@ def _check_one(name: str, root: Path, manifest: Manifest, *, hide_path: bool) ->
         detail = f"{name}: {verdict.flaw.detail}" if verdict.flaw.detail else name
         return CheckedImage(None, Flaw(verdict.flaw.reason, detail))
     key = f"image-{digest[:16]}" if hide_path else path.relative_to(root).as_posix()
-    return CheckedImage(FileImage(path, key, digest), None, verdict.conversions)
+    return CheckedImage(FileImage(path, key, digest), None, verdict.conversions, verdict.size, verdict.is_black)
 
 
 def _verdict(path: Path, digest: str, manifest: Manifest) -> Verdict:
     known = manifest.verdict(digest, CHECK_NAME)
     if known is None:
         verdict = check(path)
-        stored = {"conversions": list(verdict.conversions), "flaw": list(verdict.flaw) if verdict.flaw else None}
+        stored = {
+            "conversions": list(verdict.conversions),
+            "flaw": list(verdict.flaw) if verdict.flaw else None,
+            "size": list(verdict.size),
+            "is_black": verdict.is_black,
+        }
         manifest.remember_verdict(digest, CHECK_NAME, stored)
         return verdict
-    return Verdict(Flaw(*known["flaw"]) if known["flaw"] else None, tuple(known["conversions"]))
+    width, height = known["size"]
+    return Verdict(Flaw(*known["flaw"]) if known["flaw"] else None, tuple(known["conversions"]), (width, height), known["is_black"])
 
 
 def existing_images(names: Iterable[str], root: Path) -> dict[str, Path]:

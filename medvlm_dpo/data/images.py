@@ -33,7 +33,7 @@ MAX_BYTES = 8 * MAX_PIXELS
 # Only decoders that live inside Pillow: an EPS file would start a Ghostscript process.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 # Part of every stored verdict: raise it when a rule of this file changes.
-CHECK_NAME = "image-1"
+CHECK_NAME = "image-2"
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -59,10 +59,18 @@ CONVERSIONS = {
 
 
 class Verdict(NamedTuple):
-    """What checking one picture gave: a flaw, or the names of the conversions it needs."""
+    """What checking one picture gave: a flaw, or what is known of the picture.
+
+    Args:
+        conversions: names of the conversions it needs.
+        size: width and height of the upright picture in pixels; (0, 0) where it is flawed.
+        is_black: no pixel of it is anything but black; a mask that marks nothing.
+    """
 
     flaw: Flaw | None
     conversions: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    is_black: bool = False
 
 
 class Decoded(NamedTuple):
@@ -117,14 +125,15 @@ class FileImage:
 
 
 def check(path: Path) -> Verdict:
-    """Decodes a picture to its last row; says what is wrong with it or which conversions it needs.
+    """Decodes a picture to its last row; says what is wrong with it, or which conversions it needs and how large it is.
 
     Raises:
         OSError: the file cannot be opened.
     """
     with path.open("rb") as stream:
         try:
-            return Verdict(None, decode(stream).conversions)
+            image, conversions = decode(stream)
+            return Verdict(None, conversions, image.size, image.getbbox() is None)
         except BrokenImageError as error:
             return Verdict(error.flaw)
 

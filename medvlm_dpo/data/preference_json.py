@@ -4,7 +4,8 @@ A JSON list of records (or one record, or `.jsonl`):
 
     {"id": "case_7", "image": "images/7.png", "conversations": [{"from": "human", "value": "<image>\nIs there a fracture?"},
      {"from": "gpt", "value": "Yes."}], "rejected_conversations": [..., {"from": "gpt", "value": "No."}],
-     "rejected_image": "noised/7.png", "weighted_score": 0.6, "error_type": "presence"}
+     "rejected_image": "noised/7.png", "weighted_score": 0.6, "error_type": "presence",
+     "regions": [[10, 20, 64, 80]], "mask": "masks/7.png"}
 
 Everything but `id`, `image` and `conversations` is optional; unknown keys are kept in `Example.extra`. Without
 `rejected_conversations` a record has a chosen answer only. The same answer in both conversations is accepted where
@@ -22,14 +23,16 @@ from medvlm_dpo.data.image_folder import CheckedImage, check_images, conversion_
 from medvlm_dpo.data.json_records import Fields, RawRecord, image_names, kind_of, read_records
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.records import ReadReport, all_of, apply_policy, validate_settings
+from medvlm_dpo.data.regions import Box, check_region, read_boxes, refuse_reserved
 from medvlm_dpo.data.splits import split_by_image
 from medvlm_dpo.data.table import Candidate, one_per_id
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.vocab import Example, Turn
 
-READER_VERSION = 1
+READER_VERSION = 2
 MISSPELT = {"conversations": "conversatons", "rejected_conversations": "rejected_conversatons"}
-KEYS = ("id", "image", "rejected_image", "weighted_score", "conversations", "rejected_conversations", "error_type")
+IMAGE_KEYS = ("image", "rejected_image", "mask")
+KEYS = ("id", *IMAGE_KEYS, "weighted_score", "conversations", "rejected_conversations", "error_type", "regions")
 
 
 class PreferenceRecord(NamedTuple):
@@ -42,6 +45,8 @@ class PreferenceRecord(NamedTuple):
     rejected_image: str | None
     pair_weight: float | None
     error_type: str | None
+    regions: tuple[Box, ...] | None
+    mask: str | None
     extra: dict[str, Any]
 
 
@@ -114,7 +119,7 @@ class PreferenceJson:
         return read_records(self._path)
 
     def _image_names(self) -> list[str]:
-        return image_names(self._raw, ("image", "rejected_image"))
+        return image_names(self._raw, IMAGE_KEYS)
 
 
 def _validate_fraction(fraction: float) -> None:
@@ -132,10 +137,12 @@ def _candidate(raw: RawRecord) -> Candidate[PreferenceRecord]:
 
 def _parse(fields: Fields) -> PreferenceRecord | None:
     _check_near_keys(fields)
+    refuse_reserved(fields)
     image, rejected_image = fields.image("image"), fields.image("rejected_image", required=False)
     chosen = _conversation(fields, "conversations")
     rejected = _conversation(fields, "rejected_conversations") if _has_rejected(fields) else None
     pair_weight, error_type = fields.number("weighted_score"), fields.text("error_type", required=False)
+    regions, mask = read_boxes(fields), fields.image("mask", required=False)
     if chosen and rejected:
         _check_pair(fields, chosen, rejected, has_rejected_image=rejected_image is not None)
     if image is None or chosen is None or fields.flaws:
@@ -143,7 +150,9 @@ def _parse(fields: Fields) -> PreferenceRecord | None:
     known = {*KEYS, *MISSPELT.values()}
     extra = {name: value for name, value in fields.record.items() if name not in known}
     rejected_answer = rejected.answer if rejected else None
-    return PreferenceRecord(image, chosen.context, chosen.answer, rejected_answer, rejected_image, pair_weight, error_type, extra)
+    return PreferenceRecord(
+        image, chosen.context, chosen.answer, rejected_answer, rejected_image, pair_weight, error_type, regions, mask, extra
+    )
 
 
 def _conversation(fields: Fields, name: str) -> Conversation | None:
@@ -185,11 +194,13 @@ def _near_key(name: str, absent: tuple[str, ...]) -> str | None:
 
 def _check_images_of(candidate: Candidate[PreferenceRecord], images: Mapping[str, CheckedImage]) -> None:
     fields, record = candidate.fields, candidate.content
-    for key in ("image", "rejected_image"):
+    for key in IMAGE_KEYS:
         name = Fields(fields.record).image(key, required=False)
         flaw = images[name].flaw if name else None
         if flaw:
-            fields.add(flaw.reason if key == "image" else f"rejected_image: {flaw.reason}", flaw.detail)
+            fields.add(flaw.reason if key == "image" else f"{key}: {flaw.reason}", flaw.detail)
+    if record is not None:
+        check_region(fields, record.regions, images[record.mask] if record.mask else None, images[record.image])
     if record is None or record.rejected_image is None or record.chosen != record.rejected:
         return
     pictures = [images[name].image for name in (record.image, record.rejected_image)]
@@ -201,6 +212,7 @@ def _example(id_: str, record: PreferenceRecord, images: Mapping[str, CheckedIma
     picture = images[record.image].image
     rejected_picture = images[record.rejected_image].image if record.rejected_image else None
     assert picture, "records with a flawed image are bad records"
+    marks = {"lesion_boxes": record.regions, "lesion_mask": images[record.mask].image if record.mask else None}
     return Example(
         id=id_,
         image=picture,
@@ -210,5 +222,5 @@ def _example(id_: str, record: PreferenceRecord, images: Mapping[str, CheckedIma
         rejected_image=rejected_picture,
         pair_weight=record.pair_weight,
         error_type=record.error_type,
-        extra=record.extra,
+        extra={**record.extra, **{key: mark for key, mark in marks.items() if mark is not None}},
     )

@@ -43,6 +43,34 @@ def test_a_full_record(folder: Any) -> None:
     assert example.image.load().tobytes() == Image.open(folder.root / "0.png").tobytes()
 
 
+def test_regions_and_mask_are_kept_for_corruptions(folder: Any) -> None:
+    Image.fromarray(np.eye(24, dtype=np.uint8)).save(folder.root / "mask.png")
+    examples = all_examples(folder.read([folder.pair("a", regions=[[0, 1.5, 24, 24]], mask="mask.png"), folder.pair("b", regions=[])]))
+    marked, unmarked = (example.extra for example in examples)
+    assert (marked["lesion_boxes"], unmarked) == (((0, 1.5, 24, 24),), {"lesion_boxes": ()})
+    assert marked["lesion_mask"].key == "mask.png"
+    assert np.array_equal(np.asarray(marked["lesion_mask"].load())[..., 0], np.eye(24))
+
+
+def test_a_known_verdict_on_a_mask_is_used_again(folder: Any) -> None:
+    Image.new("L", (24, 24), 0).save(folder.root / "black.png")
+    Image.new("L", (24, 20), 9).save(folder.root / "low.png")
+    manifest = Manifest()
+    for _ in range(2):
+        for mask, told in (("black.png", "black everywhere"), ("low.png", "24 x 20 pixels")):
+            with pytest.raises(InputError, match=told):
+                folder.source([folder.pair(mask=mask)]).read(manifest)
+
+
+def test_a_changed_mask_is_another_content_and_no_converted_image(folder: Any) -> None:
+    Image.new("L", (24, 24), 255).save(folder.root / "mask.png")
+    source = folder.source([folder.pair(mask="mask.png")])
+    assert not any("grayscale" in note for note in source.read().notes)
+    first = content_of(source, Manifest())
+    Image.new("L", (24, 24), 128).save(folder.root / "mask.png")
+    assert content_of(source, Manifest()) != first
+
+
 @pytest.mark.parametrize("question", ["<image>\nWhere is it?", "Where is it?\n<image>", "Where is it?", "<image>Where is it? "])
 def test_the_placeholder_may_stand_anywhere(folder: Any, turns: Turns, question: str) -> None:
     example = the_example(folder.read([folder.pair(conversations=turns(question, "Left."))]))
@@ -128,6 +156,22 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "weight": (lambda pair: pair("b", weighted_score="0.5"), "weighted_score is a string; expected a number"),
     "error type": (lambda pair: pair("b", error_type=3), "error_type is a number; expected a string"),
+    "regions of wrong type": (lambda pair: pair("b", regions={"x": 1}), r"regions must be a list of boxes \[left, top, right, bottom\]"),
+    "box of wrong type": (
+        lambda pair: pair("b", regions=[[0, 0, 2, 2], "x"]),
+        "box 2 of regions must be four finite numbers of at least 0",
+    ),
+    "box of three": (lambda pair: pair("b", regions=[[0, 0, 2]]), "box 1 of regions must be four finite numbers of at least 0"),
+    "negative box": (lambda pair: pair("b", regions=[[-1, 0, 2, 2]]), "box 1 of regions must be four finite numbers of at least 0"),
+    "box with true": (lambda pair: pair("b", regions=[[True, 0, 2, 2]]), "box 1 of regions must be four finite numbers of at least 0"),
+    "empty box": (lambda pair: pair("b", regions=[[5, 0, 5, 2]]), r"box 1 of regions is empty; expected left < right.*\(5, 0, 5, 2\)"),
+    "box beyond": (lambda pair: pair("b", regions=[[0, 0, 24, 24.5]]), r"box 1 of regions reaches beyond the image of 24 x 24 pixels"),
+    "missing mask": (lambda pair: pair("b", mask="no mask.png"), r"mask: the image file is missing under the image root"),
+    "small mask": (lambda pair: pair("b", mask="small.png"), r"the mask has 12 x 24 pixels, its image 24 x 24"),
+    "black mask": (lambda pair: pair("b", mask="black.png"), r"the mask is black everywhere.*give regions as an empty list"),
+    "misspelt region": (lambda pair: pair("b", region=[]), r"an unknown key looks like a misspelt regions; rename it \(region\)"),
+    "reserved boxes": (lambda pair: pair("b", lesion_boxes=[]), "the key lesion_boxes is reserved; name it regions"),
+    "reserved mask": (lambda pair: pair("b", lesion_mask="1.png"), "the key lesion_mask is reserved; name it mask"),
     "repeated id": (lambda pair: pair("a", weighted_score=0.5), "record 2, id a: the id was already used by record 1 with other content"),
 }
 
@@ -139,6 +183,8 @@ def bad_files(folder: Any) -> Any:
     (folder.root / "link.png").symlink_to(folder.root / ".." / "out.png")
     (folder.root / "loop.png").symlink_to(folder.root / "loop.png")
     (folder.root / "text.png").write_text("This is text.\n")
+    Image.new("L", (12, 24), 255).save(folder.root / "small.png")
+    Image.new("L", (24, 24), 0).save(folder.root / "black.png")
     jpeg = folder.picture("cut.jpg")
     jpeg.write_bytes(jpeg.read_bytes()[:-40])
     (folder.root / "copy.png").write_bytes((folder.root / "0.png").read_bytes())
