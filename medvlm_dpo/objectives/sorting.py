@@ -28,9 +28,9 @@ def sorted_reference_gap(
         reference_chosen_logps: of the chosen answer under the reference.
         reference_rejected_logps: of the rejected answer under the reference.
     """
-    policy_gap = detached_policy_chosen_logps - detached_policy_rejected_logps
-    reference_gap = reference_chosen_logps - reference_rejected_logps
-    return of_equal_rank(policy_gap, reference_gap)
+    gaps = detached_policy_chosen_logps - detached_policy_rejected_logps
+    others = reference_chosen_logps - reference_rejected_logps
+    return of_equal_rank(gaps, others)
 
 
 def sorted_partners(

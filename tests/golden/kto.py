@@ -10,6 +10,11 @@ WEIGHTS = ("loss.desirable_weight=1.2", "loss.undesirable_weight=0.8")
 # Policy and reference of the unmatched answers exchanged: their mean log-ratio is -.1.
 NEGATIVE = {"policy_unmatched_logps": [-30.0, -25.6, -28.3], "reference_unmatched_logps": [-30.2, -25.0, -28.4]}
 
+EXCHANGED = {
+    "policy_chosen_logps": [-11, -7.5, -15.6], "policy_rejected_logps": [-11.5, -9.2, -13],
+    "reference_chosen_logps": [-10, -8, -15], "reference_rejected_logps": [-12, -9, -14],
+}  # fmt: skip
+
 
 def kto(batch: Batch, expected: list[float], z0: float | None, *overrides: str, **more: Any) -> Golden:
     fixed = () if z0 is None else (f"loss.unmatched_kl={z0}",)
@@ -33,5 +38,12 @@ GOLDENS = {
     "kto three, estimated": kto(THREE, [0.481260, 0.508748, 0.480015], None),
     # a negative average counts as 0: averages of 1 - s(.1 a) and 1 - s(-.1 b): .475021 .487503, .512497 .505000, .485004 .475021
     "kto three, clamped": kto(THREE, [0.481262, 0.508749, 0.480013], None, tensors=NEGATIVE),
+    # averages of 1 - s(.1 (a - K_l)) and 1 - s(.1 (K_w - b)): K_w = 1, 1.3, 0 and .366667, K_l = 0 everywhere
+    "kto_pair A": Golden("kto_pair", A, [0.468795], rewards={"chosen": [0.1], "rejected": [-0.05]}),
+    "kto_pair B": Golden("kto_pair", B, [0.457619]),
+    "kto_pair C": Golden("kto_pair", C, [0.496267]),
+    "kto_pair three": Golden("kto_pair", THREE, [0.476684, 0.504165, 0.475445]),  # mean .485432
+    # policy and reference exchanged: K_w = 0, K_l = .433333
+    "kto_pair three, exchanged": Golden("kto_pair", THREE, [0.524135, 0.496667, 0.525395], tensors=EXCHANGED),
 }
 EQUIVALENT: dict[str, str] = {}
