@@ -93,8 +93,8 @@ Every formula is the loss of one example, in nats; training takes the plain mean
 | `n_w`, `n_l` | response tokens of the two answers, end-of-sequence included |
 | `LS(x)` | log sigmoid of x |
 
-A card says on what its formula rests: `paper` where the formula was read there, `official code` where the authors' (or the named) code
-was, `derived` where neither gave it as it stands. Only `paper` means that the text of the paper was consulted for the formula.
+A card says on what its formula rests: `paper` where the formula was read in the paper, `official code` where it was read in the code
+that the card names, `derived` where neither gives it as it stands. Without `paper` the text of the paper was not consulted.
 
 ## How to choose
 
@@ -120,12 +120,13 @@ A yaml with `terms` and `weights` is a sum. A term is a loss of this page or a f
 beside `terms` can be shared:
 
 ```yaml
-# my_conf/loss/dpo_and_sft.yaml
-defaults: [dpo@terms.dpo, sft@terms.sft, _self_]
+# my_conf/loss/anchored.yaml
+defaults: [dpo@terms.dpo, anchor@terms.anchor, sft@terms.sft, _self_]
 beta: 0.1
-weights: {{dpo: 1.0, sft: 0.2}}
+weights: {{dpo: 1.0, anchor: 0.5, sft: 0.2}}
 terms:
   dpo: {{beta: "${{...beta}}"}}
+  anchor: {{beta: "${{...beta}}"}}
 ```
 
 `loss.beta=0.3` then reaches every term that refers to it, `loss.terms.dpo.beta=0.3` only one, and `loss.weights.sft=0` removes a term
@@ -199,7 +200,7 @@ def _overview_cells(sheet: Sheet) -> Iterator[str]:
     yield "yes" if "rejected" in needs["required_answers"] else "may lack" if "rejected_present" in needs["facts"] else ""
     yield sheet.reference if needs["reference"] else ""
     yield sheet.corruption if needs["corrupted_views"] else ""
-    yield ", ".join(key.rpartition("/")[2] for key in needs["statistics"])
+    yield ", ".join(source.rpartition(".")[2] for source in needs["statistics"].values() if isinstance(source, str))
     yield "yes" if "pair_weight" in needs["facts"] else ""
     yield " + ".join(str(number) for number in scored.values()) + (" \\*" if needs["measured_first"] else "")
 

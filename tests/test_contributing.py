@@ -22,7 +22,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 def project(tmp_path: Path) -> Path:
     """The files the page shows, written where the page says."""
     blocks = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert [name for name, _ in blocks] == ["hinge_loss.py", "my_conf/loss/hinge.yaml"]
+    assert [name for name, _ in blocks] == ["squared_hinge_loss.py", "my_conf/loss/squared_hinge.yaml"]
     for name, content in blocks:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -32,11 +32,11 @@ def project(tmp_path: Path) -> Path:
 def test_the_example_loss_is_understood_from_its_signature(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(project)
     importlib.invalidate_caches()
-    node = yaml.safe_load((project / "my_conf/loss/hinge.yaml").read_text(encoding="utf-8"))
+    node = yaml.safe_load((project / "my_conf/loss/squared_hinge.yaml").read_text(encoding="utf-8"))
     assert problems_of(node, batch_size=4) == []
     assert len(problems_of({**node, "bata": 0.1}, batch_size=4)) == 1
     objective = build_objective(node, batch_size=2)
-    # beta = 0.1; margins (-1 - -3) - (-9 - -7) = 4 and (-1 - -3) - (-30 - -2) = 30 nats: losses 1 - 0.4 and 0.
+    # beta = 0.1; margins (-1 - -3) - (-9 - -7) = 4 and (-1 - -3) - (-30 - -2) = 30 nats: losses (1 - 0.4) ** 2 and 0.
     tensors = {
         "policy_chosen_logps": torch.tensor([-1.0, -1.0]),
         "reference_chosen_logps": torch.tensor([-3.0, -3.0]),
@@ -44,7 +44,7 @@ def test_the_example_loss_is_understood_from_its_signature(project: Path, monkey
         "reference_rejected_logps": torch.tensor([-7.0, -2.0]),
     }
     outputs = objective.evaluate(tensors, {}, {}, torch.tensor([0, 1]))
-    torch.testing.assert_close(weighted_loss(outputs), torch.tensor([0.6, 0.0]), check_dtype=False)
+    torch.testing.assert_close(weighted_loss(outputs), torch.tensor([0.36, 0.0]), check_dtype=False)
 
 
 @pytest.mark.slow
@@ -69,5 +69,5 @@ def test_the_command_on_the_page_trains_with_it(project: Path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (cell,) = (project / "outputs/cells").glob("phantom_llava-hinge-phantom-s0-*")
+    (cell,) = (project / "outputs/cells").glob("phantom_llava-squared_hinge-phantom-s0-*")
     assert (cell / "adapter/adapter_model.safetensors").is_file()

@@ -1,11 +1,13 @@
 """Losses in words: one text per loss on the terminal, and one page for all of them."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch.compose import compose_cells
 from medvlm_dpo import describe as describing
 from medvlm_dpo.config.catalogue import CatalogueLoss, catalogue, loss_names
 from medvlm_dpo.describe import describe, main, page
@@ -247,3 +249,34 @@ def test_what_a_card_has_words_for_is_there(name: str):
     words = entries(describe([config(loss.node, name)], width=110))
     for key in loss.node["card"].get("settings", {}):
         assert f"{key} = " in words["settings"], key
+
+
+def test_the_readme_names_every_loss_and_counts_them():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The losses\n")[2].partition("\n## ")[0]
+    count = re.match(r"\s*There are (\d+) losses", section)
+    assert count is not None
+    assert int(count[1]) == len(loss_names())
+    table = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert sorted(name for line in table for name in re.findall(r"`(\w+)`", line)) == loss_names()
+
+
+def test_the_sum_on_the_page_composes_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown = re.search(r"```yaml\n# my_conf/(\S+)\n(.*?)```", page(), flags=re.DOTALL)
+    assert shown is not None
+    (tmp_path / "my_conf/loss").mkdir(parents=True)
+    (tmp_path / "my_conf" / shown[1]).write_text(shown[2], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def words(*overrides: str) -> str:
+        return describe(compose_cells(["--config-dir", "my_conf", "loss=anchored", *overrides]), width=110)
+
+    assert entries(words())["formula"] == "1 x dpo + 0.5 x anchor + 0.2 x sft"
+    assert words("loss.beta=0.3").count("[beta 0.3") == 2
+    assert words("loss.terms.dpo.beta=0.3").count("[beta 0.3") == 1
+    assert entries(words("loss.weights.sft=0"))["formula"] == "1 x dpo + 0.5 x anchor"
+
+
+def test_the_command_on_the_page_adds_a_block():
+    shown = re.search(r"```\npython run\.py (loss=mdpo .*)\n```", page())
+    assert shown is not None
+    assert "0.01 x perception: " in describe(compose_cells(shlex.split(shown[1])), width=110)

@@ -62,7 +62,7 @@ def _needed(needs: Mapping[str, Any], corruption: str) -> tuple[str, str, str]:
     distributions = " kl" if needs["reference_distributions"] else ""
     reference = f"{len(needs['reference'])}{distributions}" if needs["reference"] else NOTHING
     made = [corruption] if needs["corrupted_views"] else []
-    made += [key.rpartition("/")[2] for key, source in needs["statistics"].items() if isinstance(source, str)]
+    made += [source.rpartition(".")[2] for source in needs["statistics"].values() if isinstance(source, str)]
     return scored, reference, ", ".join(made) or NOTHING
 
 

@@ -78,7 +78,7 @@ def test_a_pass_without_gradient_a_distribution_and_statistics(world: World):
         "reference": ["chosen"],
         "reference_distributions": ["chosen"],
         "corrupted_views": ["chosen_corrupt"],
-        "statistics": {"inner/kto/unmatched_kl": "somewhere.unmatched_kl", "kto/weight_scale": 1.0},
+        "statistics": {"inner/kto/z0": "somewhere.unmatched_kl", "kto/weight_scale": 1.0},
     }
     world.cell("both", training=training(0.5, 10, 7), needs=needs, corruption="blur")
     assert world.rows() == {"both": ["chosen, (chosen*, unmatched)", "1 kl", "blur, unmatched_kl", "2", "10", "7"]}
