@@ -58,8 +58,7 @@ class PhantomPairs:
 
     def read(self) -> ReadReport:
         """All pairs of both splits, in the order of their pictures."""
-        folder = starting_folder(self.starting_model)
-        wrong = read_own_wrong(folder) if self.own_wrong_fraction > 0 else ()
+        wrong = read_own_wrong(starting_folder(self.starting_model)) if self.own_wrong_fraction > 0 else ()
         numbers = {"train": self.num_pairs, "validation": self.num_validation_pairs}
         examples = {split: self._pairs(split, number, wrong) for split, number in numbers.items()}
         examples["train"] = flipped(examples["train"], self.flip_fraction)

@@ -49,6 +49,7 @@ def test_without_own_wrong_answers_no_model_is_needed(tmp_path: Path) -> None:
     source = _pairs(tmp_path / "nowhere", 0.0)
     assert {pair.extra["kind"] for pair in source.read().examples["train"]} == {"single_fact"}
     assert source.input_files() == ()
+    assert PhantomPairs("public", 20, 6, 0.0, None).read() == source.read()
 
 
 def test_reading_twice_gives_the_same_pairs(tmp_path: Path) -> None:
