@@ -123,7 +123,7 @@ def test_regions_are_part_of_the_hash() -> None:
         ("roi_noise", {"std": 0}, "corruption.std must be > 0, got 0"),
         ("roi_noise", {"missing": "clear"}, "corruption.missing: 'clear' is not known; did you mean clean?"),
         ("roi_noise_released", {"std": float("nan")}, "corruption.std must be > 0, got nan"),
-        ("roi_noise_released", {"records": "flaged"}, "corruption.records: 'flaged' is not known; did you mean flagged?"),
+        ("roi_noise_released", {"records": "every"}, "corruption.records: 'every' is not known; choose from all, flagged"),
         ("diffusion_noise", {"step": 1000}, "corruption.step must be a whole number from 0 to 999, got 1000"),
         ("diffusion_noise", {"step": -1}, "corruption.step must be a whole number from 0 to 999, got -1"),
         ("diffusion_noise", {"step": 0.5}, "corruption.step must be a whole number from 0 to 999, got 0.5"),
