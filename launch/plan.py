@@ -69,8 +69,9 @@ def plan_cells(
         start = start_identity(config, result.content)
         _merge(planned, PlannedCell(start.name, "start", start.hash, _start_config(config), {"model": result.content["model"]}), evaluation)
         if known is None:
-            cell = cell_identity(config, result.content)
-            _merge(planned, PlannedCell(cell.name, "train", cell.hash, config, result.content), evaluation)
+            read = {**config, **dict.fromkeys(result.unread)}  # what the loss does not read is not part of the cell
+            cell = cell_identity(read, result.content)
+            _merge(planned, PlannedCell(cell.name, "train", cell.hash, read, result.content), evaluation)
         else:
             _merge(planned, PlannedCell(known["id"], known["kind"], known["hash"], known["config"], known["content"]), evaluation)
     return tuple(sorted(planned.values(), key=lambda cell: cell.kind != "start"))

@@ -18,8 +18,9 @@ from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.files import utc_now, write_bytes_atomic
 from medvlm_dpo.metrics import EXAMPLES_PER_SECOND, LOSS, TRAIN, metric
 from medvlm_dpo.module import PreferenceModule
-from medvlm_dpo.reference import policy_values, starting_values
-from medvlm_dpo.vocab import Step
+from medvlm_dpo.reference import StartingReference
+from medvlm_dpo.scoring import policy_values
+from medvlm_dpo.vocab import Step, TensorName
 
 STEP0_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}  # nats per token
 REFRESH_S = 1.0  # of the progress bar
@@ -43,10 +44,11 @@ class StartCheck(Callback):
     @torch.no_grad()
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
         """Compares on the first micro-batch of step 0."""
-        if batch.index > 0:
+        if batch.index > 0 or not batch.batches:
             return
         backbone, first = hosted(pl_module).backbone, batch.batches[0]
-        policy, start = policy_values(backbone, first)["logps"], starting_values(backbone, first)["logps"]
+        policy = policy_values(backbone, first, [TensorName("policy", view, "", "logps") for view in first.answers])["logps"]
+        start = StartingReference().values(backbone, first, [TensorName("reference", view, "", "logps") for view in first.answers])["logps"]
         self.difference = float((policy - start).abs().max())
         tolerance = STEP0_TOLERANCE.get(next(backbone.module.parameters()).dtype, 1e-4)
         print(f"step 0: policy and start differ by at most {self.difference:.1e} nats a token (allowed {tolerance:g})")
@@ -182,7 +184,7 @@ class Checkpoints(Callback):
         due_by_steps = self._every_steps is not None and module.step % self._every_steps == 0
         due_by_time = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
         if due_by_steps or due_by_time:
-            progress = Progress(module.step, module.num_tokens, module.statistics_states)
+            progress = Progress(module.step, module.num_tokens, module.statistics_states, module.reference.state())
             save_checkpoint(self._folder, module.backbone, trainer.optimizers[0], progress)
             self._saved_at = time.monotonic()
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.config.catalogue import catalogue
+from medvlm_dpo.config.catalogue import catalogue, choices_of
 from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
+from medvlm_dpo.data.corruption.base import Corruption
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.records import BadRecord
 from medvlm_dpo.data.sampler import num_steps
@@ -17,7 +18,16 @@ from medvlm_dpo.errors import InputError
 from medvlm_dpo.evaluation.tasks import EvaluationTask
 from medvlm_dpo.files import sha256_of_json
 from medvlm_dpo.objectives.terms import Objective, build_objective, problems_of
-from medvlm_dpo.preparation import PreparedData, prepare_data, question_problems, record_problems, unmatched_problems
+from medvlm_dpo.preparation import (
+    PreparedData,
+    corruption_problems,
+    prepare_data,
+    question_problems,
+    reads_corrupted,
+    record_problems,
+    unmatched_problems,
+)
+from medvlm_dpo.reference import AbstractReference
 from medvlm_dpo.settings import DecodingSettings, TrainerSettings
 
 Config = Mapping[str, Any]
@@ -45,6 +55,11 @@ def check_cells(configs: list[dict[str, Any]], manifest_path: str, full: bool) -
 def weights_content(backbone: AbstractBackbone, manifest: Manifest) -> str:
     """Hash of the files that decide what the starting model computes."""
     return sha256_of_json({file.name: manifest.sha256(file) for file in backbone.weight_files()})
+
+
+def is_corruption(node: Mapping[str, Any] | None) -> bool:
+    """Whether a corruption node makes anything: `none` and an unread group do not."""
+    return node is not None and "_target_" in node
 
 
 class _Parts:
@@ -97,6 +112,8 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     collector.built("adapter")
     decoding: DecodingSettings | None = collector.built("decoding")
     collector.problems += _loss_problems(config)
+    reference: AbstractReference | None = collector.built("reference") if config["reference"] is not None else None
+    corruption: Corruption | None = collector.built("corruption") if is_corruption(config["corruption"]) else None
     backbone: AbstractBackbone | None = collector.attempt(
         lambda: parts.made("model", config["model"], lambda: call_target(config["model"])), "model"
     )
@@ -118,8 +135,10 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
         "facts": sorted(objective.demand.facts),
         "terms": [term.name for term in objective.terms],
     }
-    key = {"data": config["data"], "model": config["model"], **asked}
+    key = {"data": config["data"], "model": config["model"], "corruption": config["corruption"], **asked}
     problems = parts.made("fit", key, lambda: _fit_problems(objective, data, backbone))
+    problems = [*problems, *parts.made("corrupted", key, lambda: _corruption_problems(objective, data, corruption, config))]
+    problems += _reference_problems(objective, reference, config)
     num_train = len(data.examples["train"])
     if num_train < trainer.batch_size:
         notes = [
@@ -134,8 +153,9 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
         },
         evaluation_content=evaluation_content,
         graders={name: grader.version for name, grader in task.graders.items()},
-        notes=[*data.notes, *notes, *_dropped_notes(data.dropped, "data", "result.json")],
+        notes=[*data.notes, *notes, *_unread_notes(objective, config), *_dropped_notes(data.dropped, "data", "result.json")],
         num_train_examples=num_train,
+        unread=_unread(objective),
         steps=num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps),
     )
 
@@ -186,14 +206,40 @@ def _check_records_alone(config: Config, task: EvaluationTask | None, parts: _Pa
 
 
 def _fit_problems(objective: Objective, data: PreparedData, backbone: AbstractBackbone) -> list[str]:
-    problems = record_problems(objective, data.examples, unpaired_losses=_unpaired_losses())
-    corrupt = sorted(view for view in objective.demand.views if view.endswith("_corrupt"))
-    if corrupt:
-        problems.append(f"this loss scores answers on a corrupted image ({', '.join(corrupt)}), but corruption=none")
+    problems = record_problems(objective, data.examples, unpaired_losses=_unpaired_losses)
     if "unmatched" in objective.demand.views:
         for examples in data.examples.values():
             problems += unmatched_problems(examples, backbone)
     return problems
+
+
+def _corruption_problems(objective: Objective, data: PreparedData, corruption: Corruption | None, config: Config) -> list[str]:
+    if not reads_corrupted(objective.demand):
+        return []
+    if corruption is None:
+        valid = [name for name in choices_of("corruption") if name != "none"]
+        return [f"this loss scores answers on a corrupted image, but corruption=none; choose one of {', '.join(valid)}"]
+    return corruption_problems(corruption, config["choices"].get("corruption", "this"), data.examples)
+
+
+def _reference_problems(objective: Objective, reference: AbstractReference | None, config: Config) -> list[str]:
+    if reference is None or reference.is_start or objective.demand.needs_reference:
+        return []
+    choices = config["choices"]
+    return [f"reference={choices.get('reference')}, but {choices['loss']} reads no reference; leave reference= away"]
+
+
+def _unread(objective: Objective) -> list[str]:
+    """Groups that this loss does not read: what they say cannot change the weights."""
+    read = {"corruption": reads_corrupted(objective.demand), "reference": objective.demand.needs_reference}
+    return [group for group, is_read in read.items() if not is_read]
+
+
+def _unread_notes(objective: Objective, config: Config) -> list[str]:
+    asked = [item for item in config["overrides"] if item.lstrip("+").startswith("corruption")]
+    if reads_corrupted(objective.demand) or not asked:
+        return []
+    return [f"{' '.join(asked)} changes nothing for loss={config['choices']['loss']}: no term of it reads a corrupted image"]
 
 
 def _dropped_notes(dropped: Sequence[BadRecord], group: str, file: str) -> list[str]:

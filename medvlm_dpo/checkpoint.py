@@ -1,4 +1,4 @@
-"""Checkpoints of one cell: adapter, optimiser, schedule, statistics state and step; no frozen weights."""
+"""Checkpoints of one cell: adapter, optimiser, schedule, states of statistics and reference, and step; no frozen weights."""
 
 import pickle
 import shutil
@@ -19,11 +19,12 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: steps done, tokens scored so far, and the states of batch statistics by `<term>/<parameter>`."""
+    """Where a run stands: steps done, tokens scored so far, the states of batch statistics by `<term>/<parameter>`, and the reference's."""
 
     step: int
     num_tokens: int
     statistics: dict[str, dict[str, torch.Tensor]]
+    reference: dict[str, Any]
 
 
 def save_checkpoint(folder: Path, backbone: AbstractBackbone, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -34,7 +35,8 @@ def save_checkpoint(folder: Path, backbone: AbstractBackbone, optimizer: torch.o
     partial.mkdir(parents=True)
     backbone.save_adapter(partial / "adapter")
     # There is no generator state to keep: after the adapter is made nothing draws (dropout is off, the sampler is stateless).
-    torch.save({"optimizer": optimizer.state_dict(), "statistics": progress.statistics}, partial / "state.pt")
+    state = {"optimizer": optimizer.state_dict(), "statistics": progress.statistics, "reference": progress.reference}
+    torch.save(state, partial / "state.pt")
     write_json_atomic(partial / "progress.json", {"step": progress.step, "num_tokens": progress.num_tokens})
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
@@ -54,7 +56,7 @@ def load_newest(folder: Path, backbone: AbstractBackbone, optimizer: torch.optim
             print(f"checkpoint {candidate.name} cannot be read ({type(error).__name__}); trying the one before")
             continue
         optimizer.load_state_dict(state["optimizer"])
-        return Progress(step, num_tokens, state["statistics"])
+        return Progress(step, num_tokens, state["statistics"], state["reference"])
     return None
 
 

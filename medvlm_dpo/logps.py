@@ -1,4 +1,4 @@
-"""Hidden states and labels -> per-token log-probabilities -> the tensors an objective asks for by name."""
+"""Hidden states and labels -> per-token values, one function a base -> the tensors an objective asks for by name."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -9,22 +9,72 @@ from torch import Tensor
 from medvlm_dpo.vocab import Batch, PerExample, PerToken, TensorName
 
 TokenValues = Mapping[str, Float[Tensor, " response_token"]]  # by base
+LogProbs = Float[Tensor, "token vocab"]
+PerLabel = Float[Tensor, " token"]
 Head = Callable[[Tensor], Tensor]
 
 
-def label_logps(
-    hidden: Float[Tensor, "response_token hidden"], head: Head, labels: Int[Tensor, " response_token"]
-) -> Float[Tensor, " response_token"]:
-    """Log-probability of every label, in nats; the softmax runs in float32 or better.
+# --- one function a base: [token, vocab] log-probabilities -> one value per token, nats ------------------------------
+
+
+def log_probs(hidden: Float[Tensor, "token hidden"], head: Head) -> LogProbs:
+    """Log-probabilities of the whole vocabulary; the softmax runs in float32 or better.
 
     Args:
-        hidden: hidden states at the positions that predict the labels.
+        hidden: hidden states at the positions that predict the tokens.
         head: hidden states to logits.
-        labels: token ids.
     """
     logits = head(hidden)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def label_logps(policy: LogProbs, labels: Int[Tensor, " token"]) -> PerLabel:
+    """Log-probability of every label."""
+    return policy.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def collision_logps(policy: LogProbs) -> PerLabel:
+    """Log of the probability that two draws from the distribution agree: log of the sum over the vocabulary of p squared."""
+    return (2 * policy).logsumexp(-1)
+
+
+def top_wrong_logps(policy: LogProbs, labels: Int[Tensor, " token"]) -> PerLabel:
+    """Log-probability of the likeliest token that is not the label."""
+    return policy.scatter(-1, labels.unsqueeze(-1), -torch.inf).amax(-1)
+
+
+def hallucinated_logps(policy: LogProbs, corrupt: LogProbs) -> PerLabel:
+    """Log-probability, true image, of the token that is likeliest on the corrupted image."""
+    return label_logps(policy, corrupt.argmax(-1))
+
+
+def image_kl(policy: LogProbs, corrupt: LogProbs) -> PerLabel:
+    """KL divergence from the distribution on the true image to that on the corrupted one."""
+    return divergence(policy, corrupt)
+
+
+def forward_kl(policy: LogProbs, reference: LogProbs) -> PerLabel:
+    """KL divergence from the reference's distribution to the policy's."""
+    return divergence(reference, policy)
+
+
+def divergence(first: LogProbs, second: LogProbs) -> PerLabel:
+    """KL(first, second), the sum over the vocabulary of p (log p - log q): exactly 0 where both are the same."""
+    return (first.exp() * (first - second)).sum(-1)
+
+
+# By base. A parameter's name says what is read: `policy` (the scoring model's own distribution), `labels`, `corrupt` (the same model's
+# distribution on the corrupted image) and `reference`; the last two never carry gradient.
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "logps": label_logps,
+    "collision_logps": collision_logps,
+    "top_wrong_logps": top_wrong_logps,
+    "hallucinated_logps": hallucinated_logps,
+    "image_kl": image_kl,
+    "forward_kl": forward_kl,
+}
+
+# --- from values per token to the tensors of the grammar ---------------------------------------------------------------
 
 
 def served_tensors(names: Iterable[TensorName], batch: Batch, values: Mapping[str, TokenValues]) -> dict[str, Tensor]:

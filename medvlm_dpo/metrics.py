@@ -25,8 +25,10 @@ PREFERENCE_GAIN = "preference_gain"  # share of pairs with log-ratio to the star
 PREFERENCE_MARGIN = "preference_margin"  # mean of chosen minus rejected log-ratio to the start, nats; always beside the gain
 CHOSEN_LOGPS_CHANGE = "chosen_logps_change"  # mean log-ratio to the start, summed over response tokens, nats
 REJECTED_LOGPS_CHANGE = "rejected_logps_change"
+IMAGE_GAP = "image_gap"  # mean log-prob of the chosen answer, true minus corrupted image, summed over response tokens, nats
 CHOSEN_LENGTH = "chosen_length"  # mean response tokens, end-of-sequence included
 REJECTED_LENGTH = "rejected_length"
+LENGTH_R2 = "length_r2"  # squared correlation of preference margin and difference of lengths over the validation pairs
 
 # --- of the training itself -------------------------------------------------------------------------------------------
 GRADIENT_NORM = "gradient_norm"  # before clipping

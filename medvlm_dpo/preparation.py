@@ -1,18 +1,20 @@
 """From a data node to token ids: read once for the check and once for the run, by the same code, so that both see the same examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.data.collate import EncodedExample, encode_examples, own_answer
 from medvlm_dpo.data.content import read_source
+from medvlm_dpo.data.corruption.base import Corruption, corrupted_image
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.records import BadRecord, DataSource, apply_policy
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.demand import Demand
 from medvlm_dpo.objectives.terms import Objective, missing_answer_problems
-from medvlm_dpo.vocab import Example, Question
+from medvlm_dpo.vocab import TOKEN_FACTS, Example, Question
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,15 @@ def question_problems(questions: tuple[Question, ...], backbone: AbstractBackbon
     ]
 
 
-def record_problems(objective: Objective, examples: Mapping[str, tuple[Example, ...]], *, unpaired_losses: Sequence[str]) -> list[str]:
+def record_problems(
+    objective: Objective, examples: Mapping[str, tuple[Example, ...]], *, unpaired_losses: Callable[[], Sequence[str]]
+) -> list[str]:
     """What a loss asks for and the records do not have.
 
     Args:
         objective: the built loss.
         examples: by split.
-        unpaired_losses: names of losses that accept examples with one answer, for the message.
+        unpaired_losses: gives the names of losses that accept examples with one answer; asked only for a message.
     """
     every = [example for split in examples.values() for example in split]
     missing = {
@@ -118,7 +122,35 @@ def unmatched_problems(examples: tuple[Example, ...], backbone: AbstractBackbone
     ]
 
 
-def encode_split(examples: tuple[Example, ...], demand: Demand, backbone: AbstractBackbone) -> tuple[EncodedExample, ...]:
-    """Token ids of a split, with unmatched answers where the loss asks for them."""
-    partners = unmatched_partners(examples) if "unmatched" in demand.views and examples else None
-    return encode_examples(examples, partners, backbone.encoder)
+def corruption_problems(corruption: Corruption, name: str, examples: Mapping[str, tuple[Example, ...]]) -> list[str]:
+    """Why some corrupted pictures cannot be made.
+
+    Args:
+        corruption: the corruption.
+        name: what the user calls it.
+        examples: by split.
+    """
+    every = [example for split in examples.values() for example in split]
+    lacking = [(example.id, reason) for example in every if (reason := corruption.lacks(example)) is not None]
+    if not lacking:
+        return []
+    first, reason = lacking[0]
+    return [f"corruption={name}, but {len(lacking)} of {len(every)} records cannot be corrupted so: record id {first} {reason}"]
+
+
+def encode_split(
+    examples: tuple[Example, ...], demand: Demand, backbone: AbstractBackbone, corruption: Corruption | None
+) -> tuple[EncodedExample, ...]:
+    """Token ids of a split, with what the loss asks for besides: unmatched answers, corrupted pictures, changed tokens."""
+    return encode_examples(
+        examples,
+        unmatched_partners(examples) if "unmatched" in demand.views and examples else None,
+        backbone.encoder,
+        corrupted=partial(corrupted_image, corruption) if corruption is not None and reads_corrupted(demand) else None,
+        with_changes=bool(demand.facts & TOKEN_FACTS),
+    )
+
+
+def reads_corrupted(demand: Demand) -> bool:
+    """Whether a loss scores answers on corrupted pictures."""
+    return any(view.endswith("_corrupt") for view in demand.views)

@@ -14,14 +14,16 @@ from typing import Any, NoReturn
 import torch
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.check import weights_content
+from medvlm_dpo.check import is_corruption, weights_content
 from medvlm_dpo.config.instantiate import call_target
 from medvlm_dpo.data.content import content_of
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.errors import InputError, TrainingStoppedError
 from medvlm_dpo.grading import grade_cell
+from medvlm_dpo.objectives.needs import needs_of
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.preparation import encode_split, prepare_data
+from medvlm_dpo.reference import StartingReference
 from medvlm_dpo.results.ledger import read_cell
 from medvlm_dpo.results.status import mark_ended, mark_running, write_result
 from medvlm_dpo.settings import TrainerSettings
@@ -131,11 +133,12 @@ def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, ma
     data = prepare_data(source, backbone, manifest, on_bad_record=config["data"]["on_bad_record"])
     _verify("data", content_of(source, manifest), cell)
     objective = build_objective(config["loss"], batch_size=settings.batch_size)
+    corruption = call_target(config["corruption"]) if is_corruption(config["corruption"]) else None
     trained = train(
         backbone,
         objective,
-        call_target(config["reference"]),
-        {name: encode_split(examples, objective.demand, backbone) for name, examples in data.examples.items()},
+        call_target(config["reference"]) if config["reference"] is not None else StartingReference(),
+        {name: encode_split(examples, objective.demand, backbone, corruption) for name, examples in data.examples.items()},
         adapter=call_target(config["adapter"]),
         settings=settings,
         seed=config["seed"],
@@ -143,6 +146,7 @@ def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, ma
     )
     return {
         "data_class": source.data_class,
+        "needs": needs_of(objective),
         "training": trained.training,
         "start_metrics": trained.start_metrics,
         "metrics": trained.metrics,

@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage] - its public place
 
+from medvlm_dpo import ranks
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.callbacks import Checkpoints, GradientCheck, MetricsLog, ProgressBar, StartCheck, Validations, json_lines
 from medvlm_dpo.checkpoint import load_newest
 from medvlm_dpo.data.collate import EncodedExample
-from medvlm_dpo.data.datamodule import PreferenceData, TrainingSteps, ValidationSteps
+from medvlm_dpo.data.datamodule import PreferenceData, StepMaker, TrainingSteps, ValidationSteps
 from medvlm_dpo.data.sampler import num_steps
 from medvlm_dpo.metrics import TRAIN, VALIDATION
-from medvlm_dpo.module import PreferenceModule, ReferenceValues
-from medvlm_dpo.objectives.diagnostics import all_diagnostics
+from medvlm_dpo.module import PreferenceModule
+from medvlm_dpo.objectives.diagnostics import validation_diagnostics
 from medvlm_dpo.objectives.terms import Objective
+from medvlm_dpo.reference import AbstractReference
 from medvlm_dpo.settings import TrainerSettings
 
 EXPECTED_WARNINGS = (
@@ -71,7 +73,7 @@ class CellFiles:
 def train(  # noqa: PLR0913 - the parts of a cell, each by name
     backbone: AbstractBackbone,
     objective: Objective,
-    reference: ReferenceValues,
+    reference: AbstractReference,
     splits: Mapping[str, tuple[EncodedExample, ...]],
     *,
     adapter: LoraSettings,
@@ -84,7 +86,7 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
     Args:
         backbone: loaded, without adapter.
         objective: what to minimise.
-        reference: gives the reference's values when the objective asks.
+        reference: serves the reference's values when the objective asks.
         splits: encoded examples, `train` and `validation`; an empty validation split skips validation.
         adapter: what to train.
         settings: how.
@@ -100,6 +102,7 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
     if resumed is not None:
         print(f"resuming after step {resumed.step}")
         module.step, module.num_tokens, module.statistics_states = resumed.step, resumed.num_tokens, resumed.statistics
+        reference.restore(resumed.reference)
     data = _data(backbone, objective, splits, settings, seed=seed, steps=steps, first_step=module.step)
     seconds = _fit(module, data, settings, files, steps=steps)
     backbone.save_adapter(files.adapter)
@@ -131,20 +134,18 @@ def _data(
     steps: int,
     first_step: int,
 ) -> PreferenceData:
-    views = objective.demand.views
-    micro_batch_size = settings.micro_batch_size or settings.batch_size
-    training = TrainingSteps(
-        splits["train"], views, backbone.pixels, batch_size=settings.batch_size, micro_batch_size=micro_batch_size, seed=seed,
-        num_steps=steps, first_step=first_step,
-    )  # fmt: skip
-    validation = ValidationSteps(
-        splits["validation"],
-        views | all_diagnostics().demand.views,
-        backbone.pixels,
+    maker = StepMaker(
+        views=objective.demand.views,
+        pixels=backbone.pixels,
         batch_size=settings.batch_size,
-        micro_batch_size=micro_batch_size,
+        micro_batch_size=settings.micro_batch_size or settings.batch_size,
+        seed=seed,
+        rank=ranks.rank(),
+        num_ranks=ranks.num_ranks(),
     )
-    return PreferenceData(training, validation)
+    training = TrainingSteps(splits["train"], maker, num_steps=steps, first_step=first_step)
+    validation_views = maker.views | validation_diagnostics(objective.demand).demand.views
+    return PreferenceData(training, ValidationSteps(splits["validation"], replace(maker, views=validation_views)))
 
 
 def _fit(module: PreferenceModule, data: PreferenceData, settings: TrainerSettings, files: CellFiles, *, steps: int) -> float:

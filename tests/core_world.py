@@ -2,7 +2,9 @@
 
 import copy
 import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,17 @@ from torch import Tensor
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.config.catalogue import compose_loss
-from medvlm_dpo.data.collate import EncodedExample, encode_examples
+from medvlm_dpo.data.collate import EncodedExample, collate, encode_examples
+from medvlm_dpo.data.corruption.base import corrupted_image
+from medvlm_dpo.data.corruption.geometry import Crop
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
-from medvlm_dpo.module import ReferenceValues
 from medvlm_dpo.objectives.terms import build_objective
-from medvlm_dpo.reference import starting_values
+from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.settings import TrainerSettings
 from medvlm_dpo.training import CellFiles, TrainedCell, train
-from medvlm_dpo.vocab import Example, Question, Turn
+from medvlm_dpo.vocab import Batch, Example, ImageSource, Question, Turn
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PROMPT = {"begin_of_sequence": True, "image": "<image>\n", "human": "[INST] {text} [/INST]", "gpt": " {text}"}
@@ -70,8 +73,14 @@ def make_questions(number: int) -> tuple[Question, ...]:
 
 
 def encoded(examples: tuple[Example, ...], backbone: LlavaBackbone) -> tuple[EncodedExample, ...]:
-    """Token ids, unmatched answers included."""
-    return encode_examples(examples, unmatched_partners(examples), backbone.encoder)
+    """Token ids with everything a loss can ask for: unmatched answers, corrupted pictures, changed tokens."""
+    corrupted = partial(corrupted_image, Crop(seed=0, min_area_fraction=0.05, max_area_fraction=0.2))
+    return encode_examples(examples, unmatched_partners(examples), backbone.encoder, corrupted=corrupted, with_changes=True)
+
+
+def collated(examples: Sequence[EncodedExample], views: Iterable[str], pixels: Callable[[ImageSource], Tensor]) -> Batch:
+    """One micro-batch that is the whole batch."""
+    return collate(examples, views, global_positions=range(len(examples)), pixels=pixels, draw=lambda _: 0.5)
 
 
 def picture(number: int) -> PhantomImage:
@@ -96,7 +105,7 @@ def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, A
             "max_length": 512,
         },
         "adapter": {"_target_": "medvlm_dpo.backbones.adapter.LoraSettings", **vars(LORA)},
-        "reference": {"_target_": "medvlm_dpo.reference.starting_values", "_partial_": True},
+        "reference": {"_target_": "medvlm_dpo.reference.StartingReference"},
         "corruption": {"kind": "none"},
         "loss": loss_node("dpo"),
         "data": {
@@ -183,7 +192,7 @@ def run_training(
     pairs: int = 8,
     validation: int = 0,
     dtype: torch.dtype = torch.float32,
-    reference: ReferenceValues = starting_values,
+    reference: AbstractReference | None = None,
     **changes: Any,
 ) -> TrainedCell:
     """Trains an adapter on phantom pairs into a folder; `changes` are trainer settings."""
@@ -197,6 +206,7 @@ def run_training(
     }
     folder.mkdir(parents=True, exist_ok=True)
     files = CellFiles(folder / "checkpoint", folder / "metrics.jsonl", folder / "adapter")
+    reference = reference if reference is not None else StartingReference()
     return train(backbone, objective, reference, splits, adapter=LORA, settings=settings, seed=seed, files=files)
 
 

@@ -167,6 +167,7 @@ class Golden:
         rewards: by view, what must come out as rewards of the first term that has them.
         tensors: replaced or added tensors, by name.
         facts: replaced or added facts, by name.
+        node: the composed yaml where it is not the one that the command gives (mutants of sums).
     """
 
     loss: str
@@ -176,6 +177,7 @@ class Golden:
     rewards: Values = field(default_factory=dict)
     tensors: Values = field(default_factory=dict)
     facts: Values = field(default_factory=dict)
+    node: Mapping[str, Any] | None = None
 
     def served(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Tensors (those of the policy as leaves with gradient, detached twins apart) and facts."""
@@ -188,7 +190,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a loss made of a row: the loss per example, the rewards of the terms together, and the gradients of the summed loss by tensor."""
+    """What a loss made of a row: the loss per example, the rewards of the terms together, and gradients of the summed loss by tensor."""
 
     loss: Tensor
     rewards: dict[str, Tensor]
@@ -197,7 +199,8 @@ class Computed:
 
 def built(golden: Golden, replaced: Mapping[str, str] = NONE) -> Objective:
     """The loss of a row, built from its yaml, with modules replaced by others (mutants)."""
-    return build_objective(_replaced(loss_node(golden.loss, *golden.overrides), replaced), batch_size=max(2, golden.batch.num_examples))
+    node = golden.node or loss_node(golden.loss, *golden.overrides)
+    return build_objective(_replaced(node, replaced), batch_size=max(2, golden.batch.num_examples))
 
 
 def compute(golden: Golden, replaced: Mapping[str, str] = NONE) -> Computed:
@@ -233,12 +236,21 @@ def _target(target: str, replaced: Mapping[str, str]) -> str:
     return f"{replaced.get(module, module)}.{name}"
 
 
+def targets_of(node: Any) -> set[str]:
+    """The names of all functions in a node."""
+    return {target.rpartition(".")[2] for target in _targets(node)}
+
+
 def modules_of(node: Any) -> set[str]:
     """Every module that a node's functions come from."""
+    return {target.rpartition(".")[0] for target in _targets(node)}
+
+
+def _targets(node: Any) -> set[str]:
     if not isinstance(node, dict):
         return set()
-    own = {str(node["_target_"]).rpartition(".")[0]} if "_target_" in node else set()
-    return own.union(*(modules_of(value) for value in node.values()))
+    own = {str(node["_target_"])} if "_target_" in node else set()
+    return own.union(*(_targets(value) for value in node.values()))
 
 
 def own_functions(module: ModuleType) -> list[Any]:

@@ -1,5 +1,6 @@
 """Log-probabilities: a naive loop in float64 is the law."""
 
+import inspect
 import math
 from typing import Any
 
@@ -9,11 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medvlm_dpo.logps import answer_lengths, label_logps, padded, served_tensors
-from medvlm_dpo.vocab import TENSOR_NAMES, Batch, Rows
+from medvlm_dpo.logps import (
+    FUNCTIONS,
+    answer_lengths,
+    collision_logps,
+    forward_kl,
+    hallucinated_logps,
+    image_kl,
+    label_logps,
+    log_probs,
+    padded,
+    served_tensors,
+    top_wrong_logps,
+)
+from medvlm_dpo.vocab import BASES, TENSOR_NAMES, Batch, Rows
 
 NAMES = {name: TENSOR_NAMES[name] for name in TENSOR_NAMES if "_chosen_" in name or "_rejected_" in name}
-NAMES = {name: parts for name, parts in NAMES.items() if parts.view in ("chosen", "rejected")}
+NAMES = {name: parts for name, parts in NAMES.items() if parts.view in ("chosen", "rejected") and parts.base == "logps"}
 LAW = settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -135,7 +148,7 @@ def test_label_logps_are_a_softmax_in_float32_or_better(dtype: torch.dtype) -> N
     weight = torch.randn((9, 5), generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
     labels = torch.tensor([0, 8, 3, 3, 1, 5])
 
-    values = label_logps(hidden, lambda states: states @ weight.T, labels)
+    values = label_logps(log_probs(hidden, lambda states: states @ weight.T), labels)
 
     logits = (hidden @ weight.T).double()
     expected = [
@@ -145,3 +158,46 @@ def test_label_logps_are_a_softmax_in_float32_or_better(dtype: torch.dtype) -> N
     torch.testing.assert_close(
         values.double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12 if dtype == torch.float64 else 1e-5
     )
+
+
+def test_bases_by_hand() -> None:
+    """p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4): KL(p, q) = 1/2 ln 2 - 1/4 ln 2 = 1/4 ln 2; sum of p squared 3/8."""
+    p, q = (torch.tensor([row], dtype=torch.float64).log() for row in ([0.5, 0.25, 0.25], [0.25, 0.5, 0.25]))
+    label = torch.tensor([0])
+    expected = {
+        "logps": math.log(0.5),
+        "collision_logps": math.log(3 / 8),
+        "top_wrong_logps": math.log(0.25),
+        "hallucinated_logps": math.log(0.25),
+        "image_kl": 0.25 * math.log(2),
+        "forward_kl": 0.25 * math.log(2),
+    }
+    found = {
+        "logps": label_logps(p, label),
+        "collision_logps": collision_logps(p),
+        "top_wrong_logps": top_wrong_logps(p, label),
+        "hallucinated_logps": hallucinated_logps(p, q),
+        "image_kl": image_kl(p, q),
+        "forward_kl": forward_kl(p, q),
+    }
+    assert found.keys() == FUNCTIONS.keys() == BASES.keys()
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)
+    skewed = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+    assert float(image_kl(p, skewed)) == pytest.approx(sum(a * math.log(a / b) for a, b in ((0.5, 0.7), (0.25, 0.2), (0.25, 0.1))))
+    assert float(forward_kl(p, skewed)) == pytest.approx(sum(b * math.log(b / a) for a, b in ((0.5, 0.7), (0.25, 0.2), (0.25, 0.1))))
+    assert float(top_wrong_logps(skewed, torch.tensor([2]))) == pytest.approx(math.log(0.7))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bases_are_finite_with_finite_gradients(scale: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, others = ((scale * torch.randn((5, 7), generator=generator, dtype=torch.float64)).to(dtype) for _ in range(2))
+    logits.requires_grad_(True)
+    own, other, labels = log_probs(logits, lambda x: x), log_probs(others, lambda x: x), torch.tensor([0, 6, 3, 3, 1])
+    inputs = {"policy": own, "labels": labels, "corrupt": other, "reference": other}
+    for function in FUNCTIONS.values():
+        value = function(*(inputs[name] for name in inspect.signature(function).parameters))
+        (gradient,) = torch.autograd.grad(value.sum(), logits, retain_graph=True)
+        assert bool(torch.isfinite(value).all())
+        assert bool(torch.isfinite(gradient).all())

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from core_world import LORA, adapter_of, make_backbone, make_pairs, metrics_of, 
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.config.catalogue import loss_names
 from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.files import read_json
 from medvlm_dpo.logps import TokenValues
 from medvlm_dpo.module import PreferenceModule
-from medvlm_dpo.reference import starting_values
-from medvlm_dpo.vocab import Batch
+from medvlm_dpo.reference import StartingReference
+from medvlm_dpo.vocab import Batch, TensorName
 
 CHECKPOINT_FILES = ("adapter/adapter_model.safetensors", "state.pt", "progress.json")
 
@@ -78,16 +80,16 @@ def test_first_loss_of_dpo_is_ln2(untrained_model: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("loss", "asked"), [("sft", 0), ("simpo", 0), ("dpo", 3), ("ipo", 3), ("kto", 3)])
 def test_the_reference_is_asked_only_by_losses_that_compare(untrained_model: Path, tmp_path: Path, loss: str, asked: int) -> None:
-    calls = 0
+    class Counted(StartingReference):
+        calls = 0
 
-    def counted(backbone: LlavaBackbone, batch: Batch) -> TokenValues:
-        nonlocal calls
-        calls += 1
-        return starting_values(backbone, batch)
+        def values(self, backbone: AbstractBackbone, batch: Batch, names: Collection[TensorName]) -> TokenValues:
+            Counted.calls += 1
+            return super().values(backbone, batch, names)
 
-    run_training(untrained_model, tmp_path, loss, reference=counted)  # pyright: ignore[reportArgumentType]
+    run_training(untrained_model, tmp_path, loss, reference=Counted())
 
-    assert calls == asked
+    assert Counted.calls == asked
 
 
 def test_sft_scores_chosen_answers_only(untrained_model: Path, tmp_path: Path) -> None:
@@ -193,11 +195,12 @@ def test_a_tensor_without_gradient_stops_the_run(untrained_model: Path, tmp_path
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_stops_the_run(untrained_model: Path, tmp_path: Path, bad: float) -> None:
-    def broken(backbone: LlavaBackbone, batch: Batch) -> TokenValues:
-        return {"logps": starting_values(backbone, batch)["logps"] * bad}
+    class Broken(StartingReference):
+        def values(self, backbone: AbstractBackbone, batch: Batch, names: Collection[TensorName]) -> TokenValues:
+            return {"logps": super().values(backbone, batch, names)["logps"] * bad}
 
     with pytest.raises(TrainingStoppedError, match="step 0: the gradient norm is"):
-        run_training(untrained_model, tmp_path, "ipo", reference=broken)  # pyright: ignore[reportArgumentType]
+        run_training(untrained_model, tmp_path, "ipo", reference=Broken())
     assert not (tmp_path / "adapter").exists()
 
 

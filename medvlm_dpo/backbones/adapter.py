@@ -3,17 +3,24 @@
 import math
 import re
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from medvlm_dpo.errors import InputError
+
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]  # by adapted layer: down [rank, in] and up [out, rank]; the update of its weight is up @ down
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,62 @@ def load_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> 
         differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise InputError(f"the saved adapter does not fit this model: {len(differing)} tensors differ, first {differing[0]}")
     set_peft_model_state_dict(model, tensors)
+
+
+def adapter_factors(model: PeftModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """A frozen copy of the adapter: both factors of every adapted layer, the scale alpha / rank folded into the second."""
+    return {
+        name: (_weight(layer.lora_A).clone(), _weight(layer.lora_B) * layer.scaling["default"]) for name, layer in _adapted_layers(model).items()
+    }
+
+
+def mixed_factors(snapshots: Sequence[Factors], coefficients: Sequence[float]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The weighted sum of several adapters as one of a higher rank: exact, while averaging the two factors separately is not.
+
+    Args:
+        snapshots: of the same layers, at least one.
+        coefficients: one weight a snapshot.
+    """
+    return {
+        name: (
+            torch.cat([snapshot[name][0] for snapshot in snapshots]),
+            torch.cat([weight * snapshot[name][1] for weight, snapshot in zip(coefficients, snapshots, strict=True)], dim=1),
+        )
+        for name in snapshots[0]
+    }
+
+
+@contextmanager
+def replaced_adapter(model: PeftModel, factors: Factors) -> Iterator[None]:
+    """Inside it the model runs with these factors in place of its adapter; the adapter itself is untouched.
+
+    Args:
+        model: with its adapter.
+        factors: for every adapted layer.
+    """
+    layers = _adapted_layers(model)
+    hooks = [layers[name].get_base_layer().register_forward_hook(_update(*own)) for name, own in factors.items()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _update(down: Tensor, up: Tensor) -> Any:
+    def add(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG001 - the signature of a hook
+        return output + (inputs[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
+
+    return add
+
+
+def _adapted_layers(model: PeftModel) -> dict[str, LoraLayer]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def _weight(factor: Any) -> Tensor:
+    return factor["default"].weight.detach()
 
 
 def load_adapter_folder(model: PeftModel, folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medvlm_dpo.backbones.adapter import LoraSettings
+from medvlm_dpo.backbones.adapter import Factors, LoraSettings
 from medvlm_dpo.backbones.prompt import PromptEncoder
 from medvlm_dpo.vocab import ImageSource, Rows
 
@@ -61,6 +61,14 @@ class AbstractBackbone(ABC):
     @abstractmethod
     def adapter_disabled(self) -> AbstractContextManager[None]:
         """Inside it the model is its starting point."""
+
+    @abstractmethod
+    def adapter_factors(self) -> Factors:
+        """A frozen copy of the adapter as it is now, by layer."""
+
+    @abstractmethod
+    def adapter_replaced(self, factors: Factors) -> AbstractContextManager[None]:
+        """Inside it the model runs with these factors in place of its adapter."""
 
     @abstractmethod
     def trainable(self) -> dict[str, torch.nn.Parameter]:

@@ -128,6 +128,14 @@ class LlavaBackbone(AbstractBackbone):
         """The starting point, bit for bit."""
         return self._adapted.disable_adapter()
 
+    def adapter_factors(self) -> adapters.Factors:
+        """Copies, without gradient."""
+        return adapters.adapter_factors(self._adapted)
+
+    def adapter_replaced(self, factors: adapters.Factors) -> AbstractContextManager[None]:
+        """Hooks on the adapted layers, the adapter switched off."""
+        return adapters.replaced_adapter(self._adapted, factors)
+
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's tensors."""
         return {name: weight for name, weight in self.module.named_parameters() if weight.requires_grad}

@@ -33,9 +33,14 @@ def conf_folder() -> Path:
     return clone if (package.parent / "run.py").is_file() and clone.is_dir() else package / "conf"
 
 
+def choices_of(group: str) -> list[str]:
+    """The names a group offers, sorted."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
 def loss_names() -> list[str]:
-    """The names of all losses in conf/loss, sorted."""
-    return sorted(path.stem for path in conf_folder().glob("loss/*.yaml"))
+    """The names of all losses, sorted."""
+    return choices_of("loss")
 
 
 @cache

@@ -57,6 +57,7 @@ class CheckedCell:
         evaluation_content: content hash of the questions and their images.
         graders: by grader name, its version.
         notes: facts worth one line each (dropped records, converted images).
+        unread: groups the loss does not read, whose choice therefore is not part of the cell.
         num_train_examples: examples the cell trains on.
         steps: optimiser steps.
     """
@@ -66,6 +67,7 @@ class CheckedCell:
     evaluation_content: str = ""
     graders: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
+    unread: list[str] = field(default_factory=list[str])
     num_train_examples: int = 0
     steps: int = 0
 

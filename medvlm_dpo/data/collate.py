@@ -1,14 +1,15 @@
 """Examples -> token ids -> micro-batches in the plain layout: one row per scored answer."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from medvlm_dpo.vocab import Batch, Example, ImageSource, Rows, Turn
+from medvlm_dpo.data.changes import changed_tokens
+from medvlm_dpo.vocab import CLEAN_VIEWS, Batch, Example, ImageSource, Rows, Turn
 
 
 class Encoder(Protocol):
@@ -23,25 +24,62 @@ class Encoder(Protocol):
         ...
 
 
+class Scored(NamedTuple):
+    """One sequence to score: the ids of prompt and answer, and the picture the prompt shows."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    image: ImageSource
+
+
 @dataclass(frozen=True)
 class EncodedExample:
-    """One example as token ids; `answers` holds only views the example has."""
+    """One example as token ids.
+
+    Args:
+        id: of the record.
+        image: its picture.
+        prompt: ids of the conversation up to the answer.
+        answers: ids by view, only of those the example has; on a corrupted picture the answer is the same.
+        pair_weight: None where the record has none.
+        error_type: None where the record does not say.
+        corrupted: the corrupted picture, where the loss reads one.
+        changed: by answer, 1 on the tokens the other answer does not have, where the loss asks.
+    """
 
     id: str
     image: ImageSource
     prompt: tuple[int, ...]
-    answers: dict[str, tuple[int, ...]]
+    answers: Mapping[str, tuple[int, ...]]
     pair_weight: float | None
     error_type: str | None = None
+    corrupted: ImageSource | None = None
+    changed: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+
+    def sequence(self, view: str) -> "Scored | None":
+        """What a view scores, or None where the example does not have it."""
+        clean = view.removesuffix("_corrupt")
+        image = self.image if view == clean else self.corrupted
+        answer = self.answers.get(clean)
+        return None if answer is None or image is None else Scored(self.prompt, answer, image)
 
 
-def encode_examples(examples: Sequence[Example], partners: Sequence[int] | None, encoder: Encoder) -> tuple[EncodedExample, ...]:
+def encode_examples(
+    examples: Sequence[Example],
+    partners: Sequence[int] | None,
+    encoder: Encoder,
+    *,
+    corrupted: Callable[[Example], ImageSource] | None = None,
+    with_changes: bool = False,
+) -> tuple[EncodedExample, ...]:
     """Tokenises every example once.
 
     Args:
         examples: records.
         partners: for every example the index of the one whose answer is its `unmatched` answer; None when no loss asks.
         encoder: the backbone's.
+        corrupted: makes the corrupted picture of an example; None when no loss asks.
+        with_changes: whether a loss asks which tokens differ between the answers.
     """
     encoded: list[EncodedExample] = []
     for index, example in enumerate(examples):
@@ -49,8 +87,18 @@ def encode_examples(examples: Sequence[Example], partners: Sequence[int] | None,
         if partners is not None:
             texts["unmatched"] = own_answer(examples[partners[index]])
         answers = {view: encoder.answer_ids(text) for view, text in texts.items() if text is not None}
-        prompt = encoder.prompt_ids(example.turns)
-        encoded.append(EncodedExample(example.id, example.image, prompt, answers, example.pair_weight, example.error_type))
+        encoded.append(
+            EncodedExample(
+                id=example.id,
+                image=example.image,
+                prompt=encoder.prompt_ids(example.turns),
+                answers=answers,
+                pair_weight=example.pair_weight,
+                error_type=example.error_type,
+                corrupted=corrupted(example) if corrupted is not None else None,
+                changed=changed_tokens(answers) if with_changes else {},
+            )
+        )
     return tuple(encoded)
 
 
@@ -68,6 +116,7 @@ def collate(
     *,
     global_positions: Sequence[int],
     pixels: Callable[[ImageSource], Tensor],
+    draw: Callable[[str], float],
 ) -> Batch:
     """One micro-batch in the plain layout.
 
@@ -76,22 +125,26 @@ def collate(
         views: views to score.
         global_positions: position of every example in the global batch.
         pixels: preprocessing of one image.
+        draw: the number in (0, 1) of an example id in this step, the fact `uniform_draw`.
     """
-    scored = [(row, view) for row in range(len(examples)) for view in sorted(views) if view in examples[row].answers]
+    scored: list[Scored] = []
     answers = {view: torch.full((len(examples),), -1) for view in views}
-    for answer, (row, view) in enumerate(scored):
-        answers[view][row] = answer
+    for row, example in enumerate(examples):
+        for view in sorted(answers):
+            if (sequence := example.sequence(view)) is not None:
+                answers[view][row] = len(scored)
+                scored.append(sequence)
     return Batch(
-        rows=_plain_rows([(examples[row].prompt, examples[row].answers[view], examples[row].image) for row, view in scored], pixels),
+        rows=_plain_rows(scored, pixels),
         answers=answers,
-        facts=_facts(examples),
+        facts=_facts(examples, answers.keys(), width=max(len(sequence.answer) for sequence in scored), draw=draw),
         example_ids=tuple(example.id for example in examples),
         global_positions=torch.tensor(list(global_positions)),
         error_types=tuple(example.error_type for example in examples),
     )
 
 
-def _plain_rows(sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...], ImageSource]], pixels: Callable[[ImageSource], Tensor]) -> Rows:
+def _plain_rows(sequences: Sequence[Scored], pixels: Callable[[ImageSource], Tensor]) -> Rows:
     width = max(len(prompt) + len(answer) for prompt, answer, _ in sequences)
     input_ids = torch.zeros((len(sequences), width), dtype=torch.long)
     padding_mask = torch.zeros((len(sequences), width), dtype=torch.bool)
@@ -118,12 +171,15 @@ def _plain_rows(sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...], Imag
     )
 
 
-def _facts(examples: Sequence[EncodedExample]) -> dict[str, Tensor]:
-    facts: dict[str, Tensor] = {}
-    for view in ("chosen", "rejected"):
+def _facts(examples: Sequence[EncodedExample], views: Collection[str], *, width: int, draw: Callable[[str], float]) -> dict[str, Tensor]:
+    facts = {"uniform_draw": torch.tensor([draw(example.id) for example in examples], dtype=torch.float64)}
+    for view in CLEAN_VIEWS:
         lengths = [len(example.answers.get(view, ())) for example in examples]
         facts[f"{view}_lengths"] = torch.tensor(lengths)
         facts[f"{view}_present"] = torch.tensor([float(length > 0) for length in lengths], dtype=torch.float64)
+        if view in views and all(view in example.changed for example in examples):
+            masks = [(*example.changed[view], *[0] * (width - len(example.changed[view]))) for example in examples]
+            facts[f"{view}_changed_mask"] = torch.tensor(masks, dtype=torch.float64)  # as wide as values per token
     weights = [example.pair_weight for example in examples]
     given = [weight for weight in weights if weight is not None]
     if len(given) == len(weights):  # otherwise the fact is not served, and a loss that asks for it fails: never 1

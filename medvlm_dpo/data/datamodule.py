@@ -1,7 +1,8 @@
 """Loaders whose items are optimiser steps."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -9,21 +10,59 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from medvlm_dpo.data.collate import EncodedExample, collate, moved
-from medvlm_dpo.data.sampler import micro_batches, step_examples
+from medvlm_dpo.data.sampler import micro_batches, share_of_rank, step_examples, uniform_draw
 from medvlm_dpo.vocab import ImageSource, Step
 
 Pixels = Callable[[ImageSource], Tensor]
 
 
+@dataclass(frozen=True)
+class StepMaker:
+    """Makes optimiser steps out of examples.
+
+    Args:
+        views: views to score.
+        pixels: preprocessing of one image.
+        batch_size: examples per step, over all ranks.
+        micro_batch_size: examples per forward pass.
+        seed: the cell's.
+        rank, num_ranks: which contiguous share of a global batch this process computes.
+    """
+
+    views: frozenset[str]
+    pixels: Pixels
+    batch_size: int
+    micro_batch_size: int
+    seed: int
+    rank: int = 0
+    num_ranks: int = 1
+
+    def make(self, index: int, examples: Sequence[EncodedExample]) -> Step:
+        """This rank's share of one global batch as collated micro-batches.
+
+        Args:
+            index: optimiser step, from 0.
+            examples: the global batch.
+        """
+        own = share_of_rank(len(examples), self.rank, self.num_ranks)
+        batches = [
+            collate(
+                [examples[position] for position in part],
+                self.views,
+                global_positions=part,
+                pixels=self.pixels,
+                draw=partial(uniform_draw, self.seed, index),
+            )
+            for part in micro_batches(own, self.micro_batch_size)
+        ]
+        return Step(index, tuple(batches), len(examples))
+
+
 class TrainingSteps(IterableDataset[Step]):
     """The steps `first_step .. num_steps-1` of a run."""
 
-    def __init__(  # noqa: PLR0913
-        self, examples: Sequence[EncodedExample], views: frozenset[str], pixels: Pixels, *,
-        batch_size: int, micro_batch_size: int, seed: int, num_steps: int, first_step: int,
-    ) -> None:  # fmt: skip
-        self._examples, self._views, self._pixels = examples, views, pixels
-        self._batch_size, self._micro_batch_size, self._seed = batch_size, micro_batch_size, seed
+    def __init__(self, examples: Sequence[EncodedExample], maker: StepMaker, *, num_steps: int, first_step: int) -> None:
+        self._examples, self._maker = examples, maker
         self._num_steps, self._first_step = num_steps, first_step
 
     def __len__(self) -> int:
@@ -33,37 +72,27 @@ class TrainingSteps(IterableDataset[Step]):
     def __iter__(self) -> Iterator[Step]:
         """Yields the steps in order."""
         for index in range(self._first_step, self._num_steps):
-            chosen = step_examples(index, num_examples=len(self._examples), batch_size=self._batch_size, seed=self._seed)
-            yield make_step(index, [self._examples[row] for row in chosen], self._views, self._pixels, self._micro_batch_size)
+            places = step_examples(
+                index, num_examples=len(self._examples), batch_size=self._maker.batch_size, seed=self._maker.seed
+            )
+            yield self._maker.make(index, [self._examples[place] for place in places])
 
 
 class ValidationSteps(IterableDataset[Step]):
     """The validation pairs in their own order; the last item may be smaller."""
 
-    def __init__(
-        self, examples: Sequence[EncodedExample], views: frozenset[str], pixels: Pixels, *, batch_size: int, micro_batch_size: int
-    ) -> None:
-        self._examples, self._views, self._pixels = examples, views, pixels
-        self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
+    def __init__(self, examples: Sequence[EncodedExample], maker: StepMaker) -> None:
+        self._examples, self._maker = examples, maker
 
     def __len__(self) -> int:
         """Number of items."""
-        return -(-len(self._examples) // self._batch_size)
+        return -(-len(self._examples) // self._maker.batch_size)
 
     def __iter__(self) -> Iterator[Step]:
         """Yields the items in order."""
+        size = self._maker.batch_size
         for index in range(len(self)):
-            part = self._examples[index * self._batch_size : (index + 1) * self._batch_size]
-            yield make_step(index, part, self._views, self._pixels, self._micro_batch_size)
-
-
-def make_step(index: int, examples: Sequence[EncodedExample], views: frozenset[str], pixels: Pixels, micro_batch_size: int) -> Step:
-    """One global batch as a list of collated micro-batches."""
-    batches = []
-    for part in micro_batches(range(len(examples)), micro_batch_size):
-        positions = [position for position, _ in part]
-        batches.append(collate([examples[position] for position in positions], views, global_positions=positions, pixels=pixels))
-    return Step(index, tuple(batches), len(examples))
+            yield self._maker.make(index, self._examples[index * size : (index + 1) * size])
 
 
 class PreferenceData(LightningDataModule):

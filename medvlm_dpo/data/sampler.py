@@ -29,10 +29,20 @@ def num_steps(*, num_examples: int, batch_size: int, max_epochs: float, max_step
     return max_steps if max_steps is not None else max(1, math.ceil(num_examples * max_epochs / batch_size))
 
 
-def micro_batches(indices: Sequence[int], micro_batch_size: int) -> list[list[tuple[int, int]]]:
-    """Cuts a global batch into micro-batches of (global position, example index)."""
-    numbered = list(enumerate(indices))
-    return [numbered[start : start + micro_batch_size] for start in range(0, len(numbered), micro_batch_size)]
+def micro_batches(positions: Sequence[int], micro_batch_size: int) -> list[Sequence[int]]:
+    """Cuts positions of the global batch into micro-batches."""
+    return [positions[start : start + micro_batch_size] for start in range(0, len(positions), micro_batch_size)]
+
+
+def uniform_draw(seed: int, step: int, example_id: str) -> float:
+    """A number in (0, 1) that depends on these three alone: what a statistic draws with, the same on every rank and after a resume."""
+    digest = hashlib.sha256(f"draw/{seed}/{step}/{example_id}".encode()).digest()
+    return (int.from_bytes(digest[:6], "little") + 0.5) / 2**48  # 48 bits and a half: exact in float64, never 0 or 1
+
+
+def share_of_rank(size: int, rank: int, num_ranks: int) -> range:
+    """The positions of a global batch that one rank computes: contiguous, sizes differ by at most one."""
+    return range(size * rank // num_ranks, size * (rank + 1) // num_ranks)
 
 
 def _shuffled(num_examples: int, seed: int, epoch: int) -> np.ndarray:

@@ -7,13 +7,15 @@ per example without gradient. "Change" and "gain" are against the reference; whe
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medvlm_dpo import metrics
 from medvlm_dpo.objectives.calls import serve
-from medvlm_dpo.objectives.demand import Bound, Demand, answer_of, bind_estimator
+from medvlm_dpo.objectives.demand import Bound, Demand, answer_of, bind_estimator, passes_of
 from medvlm_dpo.objectives.totals import Total, masked_total, share_above
-from medvlm_dpo.vocab import PerExample, TensorName
+from medvlm_dpo.vocab import CLEAN_VIEWS, PerExample
 
 
 def preference_accuracy(detached_policy_chosen_mean_logps: PerExample, detached_policy_rejected_mean_logps: PerExample) -> PerExample:
@@ -51,6 +53,11 @@ def rejected_logps_change(detached_policy_rejected_logps: PerExample, reference_
     return detached_policy_rejected_logps - reference_rejected_logps
 
 
+def image_gap(detached_policy_chosen_logps: PerExample, detached_policy_chosen_corrupt_logps: PerExample) -> PerExample:
+    """Log-probability of the chosen answer on the true image minus that on the corrupted one, sums over response tokens, nats."""
+    return detached_policy_chosen_logps - detached_policy_chosen_corrupt_logps
+
+
 def chosen_length(chosen_lengths: PerExample) -> PerExample:
     """Response tokens of the chosen answer, end-of-sequence included."""
     return chosen_lengths
@@ -67,6 +74,7 @@ FUNCTIONS: Mapping[str, Callable[..., PerExample]] = {
     metrics.PREFERENCE_MARGIN: preference_margin,
     metrics.CHOSEN_LOGPS_CHANGE: chosen_logps_change,
     metrics.REJECTED_LOGPS_CHANGE: rejected_logps_change,
+    metrics.IMAGE_GAP: image_gap,
     metrics.CHOSEN_LENGTH: chosen_length,
     metrics.REJECTED_LENGTH: rejected_length,
 }
@@ -98,8 +106,19 @@ class Diagnostics:
         }
 
 
+def validation_diagnostics(demand: Demand) -> Diagnostics:
+    """What validation reports: everything for every loss alike; only a corrupted image must be asked for by the loss itself.
+
+    Args:
+        demand: the objective's.
+    """
+    everything = all_diagnostics().functions
+    views = demand.views | set(CLEAN_VIEWS)
+    return _collect({name: bound for name, bound in everything.items() if bound.demand.views <= views})
+
+
 def all_diagnostics() -> Diagnostics:
-    """Every diagnostic: what validation reports for every loss alike."""
+    """Every diagnostic there is."""
     return _collect({name: bind_estimator(function, {}, where=name)[0] for name, function in FUNCTIONS.items()})
 
 
@@ -109,25 +128,46 @@ def free_diagnostics(demand: Demand) -> Diagnostics:
     Args:
         demand: the objective's, from which training reports what it can without another forward pass.
     """
-    columns = {_column(name) for name in demand.tensors}
+    columns = {column for name in demand.tensors for column in passes_of(name)}
     views = {view for _, view in columns}
     free = {
         name: bound
         for name, bound in all_diagnostics().functions.items()
-        if {_column(asked) for asked in bound.demand.tensors} <= columns and {answer_of(fact) for fact in bound.demand.facts} <= views
+        if {column for asked in bound.demand.tensors for column in passes_of(asked)} <= columns and {answer_of(fact) for fact in bound.demand.facts} <= views
     }
     return _collect(free)
+
+
+def margins_and_lengths(tensors: Mapping[str, Tensor], facts: Mapping[str, Tensor]) -> Float[Tensor, "pair 2"]:
+    """For every complete pair its preference margin (nats) and chosen minus rejected length (response tokens).
+
+    Args:
+        tensors: what the validation's diagnostics ask for.
+        facts: lengths and presence.
+    """
+    margin = _gaps("detached_policy", tensors) - _gaps("reference", tensors)
+    difference = facts["chosen_lengths"].to(margin) - facts["rejected_lengths"].to(margin)
+    complete = (facts["chosen_present"] > 0) & (facts["rejected_present"] > 0)
+    return torch.stack([margin, difference], dim=1)[complete].cpu()
+
+
+def _gaps(model: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    return serve(f"{model}_chosen_logps", tensors).double() - serve(f"{model}_rejected_logps", tensors).double()
+
+
+def squared_correlation(pairs: Float[Tensor, "pair 2"]) -> float | None:
+    """Pearson's r squared of the two columns; None where one of them does not vary or there are fewer than three pairs."""
+    if len(pairs) < 3:
+        return None
+    first, second = (pairs - pairs.mean(dim=0)).unbind(dim=1)
+    scale = first.square().sum() * second.square().sum()
+    return float((first * second).sum().square() / scale) if scale > 0 else None
 
 
 def _collect(functions: Mapping[str, Bound]) -> Diagnostics:
     tensors = frozenset(name for bound in functions.values() for name in bound.demand.tensors)
     facts = frozenset(name for bound in functions.values() for name in bound.demand.facts)
     return Diagnostics(functions, Demand(objective_tensors=tensors, objective_facts=facts))
-
-
-def _column(name: TensorName) -> tuple[bool, str]:
-    """Which model scores which view: a detached policy value comes from the same pass as one with gradient."""
-    return name.model == "reference", name.view
 
 
 def _spoken_of(bound: Bound) -> set[str]:

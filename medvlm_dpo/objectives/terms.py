@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -153,7 +153,7 @@ def problems_of(node: Mapping[str, Any], *, batch_size: int) -> list[str]:
 
 
 def missing_answer_problems(
-    objective: Objective, missing: Mapping[str, Sequence[str]], *, num_examples: int, unpaired_losses: Sequence[str]
+    objective: Objective, missing: Mapping[str, Sequence[str]], *, num_examples: int, unpaired_losses: Callable[[], Sequence[str]]
 ) -> list[str]:
     """One problem for every term that needs an answer some examples do not have.
 
@@ -161,11 +161,11 @@ def missing_answer_problems(
         objective: the built loss.
         missing: by answer (`chosen`, `rejected`) the ids of the examples without it.
         num_examples: how many examples there are.
-        unpaired_losses: names of the losses of the catalogue whose demand requires neither answer.
+        unpaired_losses: gives the names of the losses of the catalogue whose demand requires neither answer; asked only for a message.
     """
     return [
         f"loss term {term.name} needs a {answer} answer; {len(missing[answer])} of {num_examples} examples have none "
-        f"(first: id {missing[answer][0]}). Unpaired data works with {', '.join(unpaired_losses)}"
+        f"(first: id {missing[answer][0]}). Unpaired data works with {', '.join(unpaired_losses())}"
         for term in objective.terms
         for answer in ANSWERS
         if answer in term.demand.required_answers and missing.get(answer)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pictures import Picture
 from torch import Tensor
 
+from medvlm_dpo.data.changes import changed_tokens
 from medvlm_dpo.data.collate import EncodedExample, collate, encode_examples, moved, only_views, own_answer
 from medvlm_dpo.vocab import Batch, Example, ImageSource, Turn
 
@@ -27,7 +28,7 @@ def make(place: int, prompt: tuple[int, ...], answers: dict[Any, tuple[int, ...]
 
 
 def batch_of(examples: list[EncodedExample], views: Iterable[str]) -> Batch:
-    return collate(examples, views, global_positions=range(len(examples)), pixels=pixels)
+    return collate(examples, views, global_positions=range(len(examples)), pixels=pixels, draw=lambda id_: 0.25 if id_ == "e0" else 0.75)
 
 
 ids = st.lists(st.integers(4, 50), min_size=1, max_size=5).map(tuple)
@@ -101,6 +102,7 @@ def test_facts_tell_lengths_presence_and_weight() -> None:
         "rejected_lengths": [0, 3],
         "rejected_present": [0, 1],
         "pair_weight": [0.5, 2.0],
+        "uniform_draw": [0.25, 0.75],
     }
     assert "pair_weight" not in batch_of([examples[0], replace(examples[1], pair_weight=None)], ("chosen", "rejected")).facts
 
@@ -148,3 +150,45 @@ def test_encoding_takes_the_partners_own_answer() -> None:
 def test_example_without_any_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="example x has no answer"):
         own_answer(Example("x", Picture("0"), (), None, None))
+
+
+def test_the_same_answer_is_scored_on_the_corrupted_picture() -> None:
+    example = replace(make(0, (5, 6), {"chosen": (7, 8, 2), "rejected": (9, 2)}), corrupted=Picture("77"))
+    batch = batch_of([example, make(1, (5,), {"chosen": (7, 2)})], ["chosen", "chosen_corrupt"])
+
+    assert batch.answers["chosen_corrupt"].tolist() == [1, -1], "the second example has no corrupted picture"
+    clean, corrupt = (batch.rows.labels[batch.rows.answer_index == answer].tolist() for answer in (0, 1))
+    assert clean == corrupt == [7, 8, 2]
+    assert torch.equal(batch.rows.input_ids[0], batch.rows.input_ids[1])
+    assert batch.rows.image_rows[0] != batch.rows.image_rows[1]
+
+
+def test_masks_are_as_wide_as_the_values_per_token() -> None:
+    pairs = [make(0, (5,), {"chosen": (7, 8, 9, 2), "rejected": (1, 7, 8, 9, 2)}), make(1, (5,), {"chosen": (7, 2), "rejected": (9, 2)})]
+    pairs = [replace(pair, changed=changed_tokens(pair.answers)) for pair in pairs]
+
+    facts = batch_of(pairs, ["chosen", "rejected"]).facts
+
+    assert facts["chosen_changed_mask"].tolist() == [[0, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
+    assert facts["rejected_changed_mask"].tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
+    assert "rejected_changed_mask" not in batch_of(pairs, ["chosen"]).facts, "it could be wider than any value"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "chosen_mask", "rejected_mask"),
+    [
+        ([1, 2, 3, 4, 5], [1, 2, 3, 9, 5], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]),  # a match of one token is chance
+        ([1, 2], [1, 2], [1, 1], [1, 1]),  # too short to match
+        ([1, 2, 3], [1, 2, 3], [0, 0, 0], [0, 0, 0]),
+        ([8, 1, 2, 3, 4, 9, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [1, 0, 0, 0, 0, 1, 0, 0, 0], [0] * 7),
+        ([1, 2, 3, 4] * 60, [1, 2, 3, 4] * 60, [0] * 240, [0] * 240),  # frequent tokens are no junk
+    ],
+)
+def test_changed_tokens(chosen: list[int], rejected: list[int], chosen_mask: list[int], rejected_mask: list[int]) -> None:
+    changed = changed_tokens({"chosen": chosen, "rejected": rejected})
+
+    assert {view: list(mask) for view, mask in changed.items()} == {"chosen": chosen_mask, "rejected": rejected_mask}
+
+
+def test_an_answer_alone_has_no_changed_tokens() -> None:
+    assert changed_tokens({"chosen": [1, 2, 3], "unmatched": [1, 2, 3]}) == {}

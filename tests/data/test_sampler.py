@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from medvlm_dpo.data.collate import EncodedExample
-from medvlm_dpo.data.datamodule import PreferenceData, TrainingSteps, ValidationSteps
-from medvlm_dpo.data.sampler import micro_batches, num_steps, step_examples
-from medvlm_dpo.vocab import ImageSource
+from medvlm_dpo.data.datamodule import PreferenceData, StepMaker, TrainingSteps, ValidationSteps
+from medvlm_dpo.data.sampler import micro_batches, num_steps, share_of_rank, step_examples, uniform_draw
+from medvlm_dpo.vocab import Batch, ImageSource
 
 LAW = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -61,7 +61,7 @@ def test_number_of_steps(num_examples: int, batch_size: int, max_epochs: float, 
 def test_micro_batches_cover_the_batch_in_order(indices: list[int], size: int) -> None:
     parts = micro_batches(indices, size)
 
-    assert [pair for part in parts for pair in part] == list(enumerate(indices))
+    assert [place for part in parts for place in part] == indices
     assert all(len(part) == size for part in parts[:-1])
     assert 1 <= len(parts[-1]) <= size
 
@@ -84,17 +84,52 @@ def encoded(number: int) -> list[EncodedExample]:
     return [EncodedExample(f"e{place}", Picture(), (5,), {"chosen": (7, 2)}, None) for place in range(number)]
 
 
+def maker(batch_size: int = 4, micro_batch_size: int = 3, rank: int = 0, num_ranks: int = 1) -> StepMaker:
+    views = frozenset({"chosen"})
+    return StepMaker(views, pixels, batch_size, micro_batch_size, seed=1, rank=rank, num_ranks=num_ranks)
+
+
 def training(first_step: int, micro_batch_size: int = 3) -> TrainingSteps:
-    return TrainingSteps(
-        encoded(7),
-        frozenset({"chosen"}),
-        pixels,
-        batch_size=4,
-        micro_batch_size=micro_batch_size,
-        seed=1,
-        num_steps=6,
-        first_step=first_step,
-    )
+    return TrainingSteps(encoded(7), maker(micro_batch_size=micro_batch_size), num_steps=6, first_step=first_step)
+
+
+@LAW
+@given(st.integers(0, 30), st.integers(1, 6))
+def test_ranks_share_a_global_batch(size: int, num_ranks: int) -> None:
+    shares = [share_of_rank(size, rank, num_ranks) for rank in range(num_ranks)]
+
+    assert [place for share in shares for place in share] == list(range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_ranks_see_their_own_rows_of_the_same_global_batch() -> None:
+    whole = maker().make(3, encoded(5))
+    parts = [maker(rank=rank, num_ranks=2).make(3, encoded(5)) for rank in (0, 1)]
+
+    for read in (lambda batch: batch.example_ids, lambda batch: tuple(batch.global_positions.tolist()), lambda batch: tuple(draws(batch))):
+        assert [x for part in parts for batch in part.batches for x in read(batch)] == [x for batch in whole.batches for x in read(batch)]
+    assert {part.num_examples for part in parts} == {5}
+
+
+def draws(batch: Batch) -> list[float]:
+    return batch.facts["uniform_draw"].tolist()
+
+
+@LAW
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**6), st.text(max_size=5))
+def test_a_draw_depends_on_seed_step_and_id_alone(seed: int, step: int, example_id: str) -> None:
+    draw = uniform_draw(seed, step, example_id)
+
+    assert 0 < draw < 1
+    assert draw == uniform_draw(seed, step, example_id)
+    assert len({draw, uniform_draw(seed + 1, step, example_id), uniform_draw(seed, step + 1, example_id)}) == 3
+
+
+def test_draws_are_uniform() -> None:
+    values = [uniform_draw(0, step, f"e{place}") for step in range(50) for place in range(40)]
+
+    tenths = Counter(int(10 * value) for value in values)
+    assert all(150 < tenths[tenth] < 250 for tenth in range(10)), "expected 200 of 2000 in each, standard deviation 13.4"
 
 
 def test_loader_goes_on_where_another_stopped() -> None:
@@ -117,7 +152,7 @@ def test_micro_batching_keeps_global_positions() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 4, 9])
 def test_validation_visits_every_pair_once_in_order(number: int) -> None:
-    steps = ValidationSteps(encoded(number), frozenset({"chosen"}), pixels, batch_size=4, micro_batch_size=2)
+    steps = ValidationSteps(encoded(number), maker(micro_batch_size=2))
 
     items = list(PreferenceData(training(0), steps).val_dataloader())
 

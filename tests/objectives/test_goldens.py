@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from loss_world import Golden, import_golden, loss_node, misses, modules_of, own_functions
+from loss_world import Golden, import_golden, loss_node, misses, modules_of, own_functions, targets_of
 from mutation import mutants
 
 from medvlm_dpo.config.catalogue import loss_names
@@ -48,7 +48,8 @@ def survives(module: ModuleType, source: str, goldens: Mapping[str, Golden], mon
     except NameError:  # an annotation names what is not there
         return False
     monkeypatch.setitem(sys.modules, mutant.__name__, mutant)
-    for golden in goldens.values():
+    nearest_first = sorted(goldens.values(), key=lambda golden: changed.name not in targets_of(loss_node(golden.loss, *golden.overrides)))
+    for golden in nearest_first:
         try:
             if misses(golden, {module.__name__: mutant.__name__}) is not None:
                 return False
