@@ -56,13 +56,16 @@ GOLDENS = {
     "mdpo_released A": Golden("mdpo_released", A, [1.886311]),
     "mdpo_released B": Golden("mdpo_released", B, [1.817557], rewards={"chosen": [0.13], "rejected": [-0.08]}),
     "mdpo_released C": Golden("mdpo_released", C, [2.111465]),
+    "mdpo_released three": Golden("mdpo_released", THREE, [1.886311, 2.175979, 1.896285]),
     # dpo + .2 copo + anchor; on A 1.2 * .620957 + .644397, on B .593650 + .2 * .589185 + .630258
     "opa_dpo A": Golden("opa_dpo", A, [1.389545]),
     "opa_dpo B": Golden("opa_dpo", B, [1.341745]),
     "opa_dpo C": Golden("opa_dpo", C, [1.570838], rewards={"chosen": [-0.12], "rejected": [-0.15], "chosen_corrupt": [-0.13]}),
+    "opa_dpo three": Golden("opa_dpo", THREE, [1.396143, 1.589889, 1.409773], tensors=CROPPED),
     # dpo + copo; on C .678260 + .688160
     "re_align_rdpo A": Golden("re_align_rdpo", A, [1.241914]),
     "re_align_rdpo B": Golden("re_align_rdpo", B, [1.182835], rewards={"chosen": [0.13], "rejected": [-0.08], "chosen_corrupt": [-0.09]}),
     "re_align_rdpo C": Golden("re_align_rdpo", C, [1.366419]),
+    "re_align_rdpo three": Golden("re_align_rdpo", THREE, [1.274904, 1.442107, 1.265503], tensors=CROPPED),
 }
 EQUIVALENT: dict[str, str] = {}

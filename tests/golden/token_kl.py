@@ -1,6 +1,18 @@
 """Golden numbers of objectives/token_kl.py; softplus(x) = log(1 + exp(x)), d = K_l - K_w the difference of the divergences."""
 
-from loss_world import A, B, C, Golden
+from typing import Any
+
+from loss_world import THREE, A, B, C, Golden
+
+# The three pairs as answers of one token: which of them are changed, corrupted images with c = .2, -.1, -.3, and d = .2, .3, -.1.
+ONE_TOKEN: dict[str, Any] = {
+    "tensors": {
+        **{f"{head}_token_logps": [[total] for total in totals] for head, totals in THREE.sums.items() if "unmatched" not in head},
+        "policy_chosen_corrupt_logps": [-12.0, -9.0, -17.0], "reference_chosen_corrupt_logps": [-12.2, -8.9, -16.7],
+        "policy_chosen_forward_kl": [0.3, 0.1, 0.3], "policy_rejected_forward_kl": [0.5, 0.4, 0.2],
+    },
+    "facts": {"chosen_changed_mask": [[1], [1], [0]], "rejected_changed_mask": [[0], [1], [0]]},
+}  # fmt: skip
 
 GOLDENS = {
     # softplus(-.1 (h - d)): A h 1.5, d .2; B 2.1 - .2 = 1.9; C .3 - .5 = -.2. Rewards .1 (1 + .3), .1 (-.5 + .5); C .1 (-1.2 + .4)
@@ -18,6 +30,8 @@ GOLDENS = {
     "chip A": Golden("chip", A, [1.729423]),
     "chip B": Golden("chip", B, [1.517409]),
     "chip C": Golden("chip", C, [1.921531], rewards={"chosen": [-0.12], "rejected": [-0.15]}),
+    # ddpo_sum arguments 5 + .5, -2.5 - 1, .6 + 1: .620957 + .455492 + .002 + .653947 and so on
+    "chip three": Golden("chip", THREE, [1.732396, 2.328489, 1.880847], **ONE_TOKEN),
     # beta .2 in all four: C softplus(-.06) + softplus(-.62) + .01 + softplus(-.02)
     "chip C, beta .2": Golden("chip", C, [1.787241], ("loss.beta=0.2",)),
 }
