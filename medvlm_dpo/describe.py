@@ -235,7 +235,8 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text}`"
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}"
 
 
 def _prose(text: str) -> str:

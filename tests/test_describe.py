@@ -210,6 +210,8 @@ def test_signs_of_a_card_are_no_markdown(small_catalogue: dict[str, CatalogueLos
     assert "A loss | of &lt;this> test" in text
     assert "arXiv 0000.00000, `x * y` and x \\* y" in text
     assert "* **formula**: `|a| * b`" in text
+    small_catalogue["own"] = CatalogueLoss({**DPO, "card": {**CARD, "formula": "a every `n` steps"}}, "none", "adapter_off")
+    assert "* **formula**: ``a every `n` steps``" in page()
 
 
 def test_the_page_names_the_loss_that_cannot_be_built(small_catalogue: dict[str, CatalogueLoss], capsys: pytest.CaptureFixture[str]):

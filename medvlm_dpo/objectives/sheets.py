@@ -122,10 +122,8 @@ def _value_at(node: Mapping[str, Any], key: str) -> object:
 
 def _value_text(value: object) -> str:
     node = as_node(value)
-    if node is None:
+    if node is None or "_target_" not in node:
         return str(value)
-    if "_target_" not in node:
-        return ", ".join(f"{key} {_value_text(item)}" for key, item in node.items())
     function = load_function(node, "")
     name = function if isinstance(function, str) else function.__name__
     settings = ", ".join(f"{key} {_value_text(item)}" for key, item in node.items() if key not in RESERVED)

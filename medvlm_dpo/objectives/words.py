@@ -35,7 +35,7 @@ def entries_of(sheet: Sheet) -> list[Entry]:
         Entry("formula", tuple(" ".join(text.split()) for text in formula), is_formula=True),
         Entry("in words", () if card else _paragraphs(sheet.docstring)),
         Entry("terms", tuple(_term_lines(sheet))),
-        Entry("source", (card.source, evidence_words(sheet)) if card else (NO_CARD,)),
+        Entry("source", (card.source, _evidence_words(card.evidence)) if card else (NO_CARD,)),
         Entry("needs", tuple(needs_lines(sheet))),
         Entry("settings", tuple(map(_setting_line, sheet.settings))),
     ]
@@ -48,14 +48,6 @@ def entries_of(sheet: Sheet) -> list[Entry]:
             Entry("in training", (f"need not fall within a few steps: {card.need_not_fall}",) if card.need_not_fall else ()),
         ]
     return [entry for entry in entries if entry.lines]
-
-
-def evidence_words(sheet: Sheet) -> str:
-    """On what the formula rests; where no paper was read for it, that too."""
-    if sheet.card is None:
-        return NO_CARD
-    evidence = sheet.card.evidence
-    return f"evidence: {evidence}" + ("" if evidence == "paper" else f"; {UNREAD}")
 
 
 def sum_formula(sheet: Sheet) -> str:
@@ -90,6 +82,11 @@ def needs_lines(sheet: Sheet) -> list[str]:
     lines += [_statistic_line(key, source) for key, source in needs["statistics"].items()]
     lines.append(_answers_line(needs["required_answers"]))
     return [*lines, cost_words(sheet)]
+
+
+def _evidence_words(evidence: str) -> str:
+    """On what the formula rests; where no paper was read for it, that too."""
+    return f"evidence: {evidence}" + ("" if evidence == "paper" else f"; {UNREAD}")
 
 
 def _statistic_line(key: str, source: str | float) -> str:
