@@ -13,7 +13,7 @@ def positive(settings: Mapping[str, float]) -> list[str]:
 
 def positive_or_unlimited(settings: Mapping[str, float]) -> list[str]:
     """One problem for every setting that is not a number above 0; infinity means no limit."""
-    return [f"loss.{key} must be > 0 (.inf for no limit), got {value:g}" for key, value in settings.items() if not value > 0]
+    return [f"loss.{key} must be > 0 (inf for no limit), got {value:g}" for key, value in settings.items() if not value > 0]
 
 
 def not_negative(settings: Mapping[str, float]) -> list[str]:

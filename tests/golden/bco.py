@@ -22,10 +22,11 @@ GOLDENS = {
     "bco C": Golden("bco", C, [0.685675], BETA),
     "bco three": Golden("bco", THREE, [0.656451, 0.710817, 0.653981], BETA),  # mean .673750
     "bco A, beta .01": Golden("bco", A, [1.378808 / 2]),
-    # log-ratios 1 and -.5, -.5 alone, -1 alone: m = -.25; softplus(-.125) .632611 and softplus(-.025) .680725 averaged,
-    # softplus(.025), softplus(-.075)
+    # log-ratios 1 and -.5, -.5 alone, -1 alone: m = -.25; softplus(-.125) .632611 and softplus(-.025) .680725 averaged;
+    # alone softplus(.025) and softplus(-.075)
     "bco three, answers absent": Golden("bco", THREE, [0.656662, 0.705725, 0.656350], BETA, facts=ABSENT),
-    # log-ratios 1 and -.5, -.5 alone, .6 alone: m = .15; softplus(-.085) and softplus(-.065) averaged, softplus(.065), softplus(-.045)
+    # log-ratios 1 and -.5, -.5 alone, .6 alone: m = .15; softplus(-.085) and softplus(-.065) averaged;
+    # alone softplus(.065) and softplus(-.045)
     "bco three, no lone rejected": Golden("bco", THREE, [0.656363, 0.726175, 0.6709], BETA, facts=LONE),
 }
 EQUIVALENT: dict[str, str] = {}
