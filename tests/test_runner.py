@@ -74,6 +74,7 @@ def test_a_frozen_cell_runs_to_adapter_result_and_scores(untrained_model: Path, 
     assert result["choices"]["loss"] == "dpo"
     assert result["num_examples"] == {"train": 8, "validation": 4}
     assert result["training"]["steps"] == 3
+    assert result["needs"]["policy_with_gradient"] == result["needs"]["reference"] == ["chosen", "rejected"]
     assert result["threads"] == 1
     assert {"steps", "examples", "tokens", "seconds", "steps_per_second", "peak_memory_mb", "trainable_parameters"} <= result[
         "training"
