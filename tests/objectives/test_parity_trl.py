@@ -4,6 +4,7 @@ Rewards too, where TRL logs the scores that the loss compares. What is deliberat
 """
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from functools import cache, partial
@@ -118,6 +119,16 @@ def test_pair_loss_and_gradient_are_those_of_trl(name: str) -> None:
         assert worst_reward(both) > CLOSE_FLOAT32
     elif name not in NO_REWARDS:
         assert worst_reward(both) < CLOSE
+
+
+def test_every_pair_loss_of_trl_is_compared() -> None:
+    """TRL names its losses when it is asked for one that it does not have."""
+    with pytest.raises(ValueError, match="Unknown loss type: none of them") as refusal:
+        trl_pairs(DPOTrainer, pair("none of them", 0.1), pair_worlds()[0])
+    offered = set(re.findall(r"'(\w+)'", str(refusal.value).partition("[")[2]))
+    drawn_once = Drawn(0.1, 0.1, 0.5, 1.0)
+    assert {loss for of in PAIRS.values() for loss in of(drawn_once)[0]["loss_types"]} == offered
+    assert len(offered) == 15
 
 
 def alpha(d: Drawn) -> Settings:

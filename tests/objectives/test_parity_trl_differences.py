@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from random import Random
 from typing import Any
 
@@ -23,8 +23,9 @@ with warnings.catch_warnings():
 Trl = Callable[[World], Outcome]
 
 
-def pairs_in(num_pairs: int, num_batches: int) -> list[World]:
-    return [random_pairs(Random(seed), num_pairs, spread=1.0) for seed in range(num_batches)]
+@cache
+def pairs_in(num_pairs: int, num_batches: int) -> tuple[World, ...]:
+    return tuple(random_pairs(Random(seed), num_pairs, spread=1.0) for seed in range(num_batches))
 
 
 def distances(node: Mapping[str, Any], trl: Trl, worlds: Sequence[World]) -> list[float]:
@@ -91,7 +92,7 @@ def test_the_supervised_term_of_orpo_leaves_the_prompt_out() -> None:
 
 
 def test_the_two_answers_of_an_example_share_its_weight_in_kto_and_are_two_examples_in_trl() -> None:
-    """Where all examples have both answers, or all have one, that is the same mean; in a mixture it is not."""
+    """Where all examples have both answers, or all have one, the averages are the same, that of z0 too; in a mixture they are not."""
     attributes = {"loss_type": "kto", "beta": 0.1}
     node = loss_node("kto")
     mixed = [random_answers(Random(seed), 3, 2) for seed in range(10)]
