@@ -106,7 +106,12 @@ def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, A
         },
         "adapter": {"_target_": "medvlm_dpo.backbones.adapter.LoraSettings", **vars(LORA)},
         "reference": {"_target_": "medvlm_dpo.reference.StartingReference"},
-        "corruption": {"kind": "none"},
+        "corruption": {
+            "_target_": "medvlm_dpo.data.corruption.geometry.Crop",
+            "seed": 0,
+            "min_area_fraction": 0.05,
+            "max_area_fraction": 0.2,
+        },
         "loss": loss_node("dpo"),
         "data": {
             "_target_": "medvlm_dpo.data.phantom.source.PhantomPairs",
@@ -139,7 +144,7 @@ def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, A
         "overrides": [],
     }
     for key, value in changes.items():
-        update = isinstance(value, dict) and "_target_" not in value
+        update = isinstance(value, dict) and not {"_target_", "terms"} & value.keys()
         config[key] = {**config[key], **value} if update else value
     return config
 

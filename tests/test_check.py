@@ -56,6 +56,39 @@ def test_every_loss_passes(world: World, loss: str) -> None:
     assert world.problems(loss=loss_node(loss)) == []
 
 
+def test_groups_a_loss_does_not_read_are_named(world: World) -> None:
+    unread = {loss: world.check(world.config(loss=loss_node(loss)))[0].unread for loss in ("sft", "dpo", "mdpo", "perception")}
+    assert unread == {"sft": ["corruption", "reference"], "dpo": ["corruption"], "mdpo": [], "perception": ["reference"]}
+
+
+def test_a_corruption_that_nobody_reads_is_said_when_the_command_names_it(world: World) -> None:
+    asked = {"overrides": ["loss=dpo", "corruption=blur", "corruption.radius_fraction=0.2"]}
+    notes = world.check(world.config(**asked))[0].notes
+    assert "corruption=blur corruption.radius_fraction=0.2 changes nothing for loss=dpo: no term of it reads a corrupted image" in notes
+    assert not any("changes nothing" in note for note in world.check(world.config(loss=loss_node("mdpo"), **asked))[0].notes)
+    assert not any("changes nothing" in note for note in world.check(world.config())[0].notes)
+
+
+def test_a_moving_reference_needs_a_loss_that_reads_one(world: World) -> None:
+    moving = {"_target_": "medvlm_dpo.reference.MovingReference", "mix": 0.6, "every_steps": 2}
+    choices = {**world.config()["choices"], "loss": "simpo", "reference": "moving"}
+    assert world.problems(reference=moving, loss=loss_node("simpo"), choices=choices) == [
+        "reference=moving, but simpo reads no reference; leave reference= away"
+    ]
+    assert world.problems(reference=moving) == []
+    assert world.problems(reference={**moving, "mix": 2.0}) == ["reference.mix must be in (0, 1], got 2.0"]
+
+
+def test_a_corruption_the_records_do_not_allow_is_refused(world: World) -> None:
+    pairs = write_user_pairs(world.root / "user", PAIRS)
+    file = {"_target_": "medvlm_dpo.data.corruption.plain.File", "missing": "error"}
+    choices = {**world.config()["choices"], "corruption": "file"}
+    (problem,) = world.problems(loss=loss_node("re_align_rdpo"), data=pairs, corruption=file, choices=choices)
+    assert problem.startswith("corruption=file, but 6 of 6 records cannot be corrupted so: record id case_")
+    assert world.problems(loss=loss_node("dpo"), data=pairs, corruption=file, choices=choices) == []
+    assert world.problems(loss=loss_node("re_align_rdpo"), data=pairs, corruption={**file, "missing": "clean"}, choices=choices) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -9,10 +9,12 @@ from core_world import loss_node, make_backbone, make_pairs
 
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.data.manifest import Manifest
+from medvlm_dpo.data.corruption.geometry import Crop
+from medvlm_dpo.data.corruption.plain import File
 from medvlm_dpo.data.records import BadRecord, ReadReport
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.terms import build_objective
-from medvlm_dpo.preparation import encode_split, prepare_data, record_problems, unmatched_problems
+from medvlm_dpo.preparation import corruption_problems, encode_split, prepare_data, record_problems, unmatched_problems
 from medvlm_dpo.vocab import Example, Turn
 
 WEIGHTED = """
@@ -98,12 +100,12 @@ def test_a_missing_weight_is_never_1(own_losses: str) -> None:
     objective = build_objective({"_target_": f"{own_losses}.weighted", "_partial_": True}, batch_size=2)
     one, two = make_pairs(2)
 
-    problems = record_problems(objective, {"train": (replace(one, pair_weight=0.5), two)}, unpaired_losses=["kto"])
+    problems = record_problems(objective, {"train": (replace(one, pair_weight=0.5), two)}, unpaired_losses=lambda: ["kto"])
 
     assert len(problems) == 1
     assert f"1 of 2 records have none (field weighted_score, first: id {two.id})" in problems[0]
     weighted = {"train": (replace(one, pair_weight=0.5), replace(two, pair_weight=2.0))}
-    assert record_problems(objective, weighted, unpaired_losses=["kto"]) == []
+    assert record_problems(objective, weighted, unpaired_losses=lambda: ["kto"]) == []
 
 
 def test_missing_answers_count_over_both_splits() -> None:
@@ -111,7 +113,7 @@ def test_missing_answers_count_over_both_splits() -> None:
     one, two, three = make_pairs(3)
     examples = {"train": (one, two), "validation": (replace(three, rejected=None),)}
 
-    problems = record_problems(objective, examples, unpaired_losses=["kto", "sft"])
+    problems = record_problems(objective, examples, unpaired_losses=lambda: ["kto", "sft"])
 
     assert problems == [
         f"loss term dpo needs a rejected answer; 1 of 3 examples have none (first: id {three.id}). Unpaired data works with kto, sft"
@@ -121,10 +123,35 @@ def test_missing_answers_count_over_both_splits() -> None:
 def test_unmatched_answers_are_encoded_only_for_losses_that_ask(backbone: LlavaBackbone) -> None:
     def views(loss: str, examples: tuple[Example, ...]) -> set[str]:
         demand = build_objective(loss_node(loss), batch_size=2).demand
-        return {view for example in encode_split(examples, demand, backbone) for view in example.answers}
+        return {view for example in encode_split(examples, demand, backbone, None) for view in example.answers}
 
     pairs: Any = make_pairs(6)
     assert views("dpo", pairs) == {"chosen", "rejected"}
     assert views("kto", pairs) == {"chosen", "rejected", "unmatched"}
     assert views("kto", ()) == set()
     assert unmatched_problems((), backbone) == []
+
+
+def test_corrupted_pictures_and_changed_tokens_are_made_only_for_losses_that_ask(backbone: LlavaBackbone) -> None:
+    pairs: Any = make_pairs(3)
+    crop = Crop(seed=0, min_area_fraction=0.05, max_area_fraction=0.2)
+    found = {
+        loss: encode_split(pairs, build_objective(loss_node(loss), batch_size=2).demand, backbone, crop) for loss in ("dpo", "mdpo", "ddpo")
+    }
+    assert [example.corrupted is None for loss in ("dpo", "mdpo", "ddpo") for example in found[loss]] == [True] * 3 + [False] * 3 + [
+        True
+    ] * 3
+    assert [bool(example.changed) for loss in ("dpo", "mdpo", "ddpo") for example in found[loss]] == [False] * 6 + [True] * 3
+    assert len({example.corrupted.key for example in found["mdpo"] if example.corrupted is not None}) == 3
+
+
+def test_records_that_cannot_be_corrupted_are_counted_over_both_splits() -> None:
+    pairs: Any = make_pairs(3)
+    without = tuple(replace(pair, rejected_image=None) for pair in pairs)
+    splits = {"train": (*pairs, without[0]), "validation": without}
+    (problem,) = corruption_problems(File(missing="error"), "file", splits)
+    assert problem.startswith(
+        f"corruption=file, but 4 of 7 records cannot be corrupted so: record id {without[0].id} has no rejected_image"
+    )
+    assert "corruption.missing=clean" in problem
+    assert corruption_problems(File(missing="clean"), "file", splits) == []

@@ -24,7 +24,7 @@ GOLDENS = {
     # arguments .8, -.4, .9 and 1.5, -.7, 1.6, times .1: half of .653947 + .620957, .713347 + .728760, .649159 + .616344
     "povid three": Golden("povid", THREE, [0.637452, 0.721053, 0.632752], tensors=HALLUCINATED),
     "povid C, hallucination alone": Golden(
-        "povid", C, [0.792653], ("loss.weights.hallucination=1.0", "loss.weights.dpo=0.0"), rewards={"chosen": [-0.12]}
+        "povid", C, [0.792653], ("loss.weights.hallucination_dpo=1.0", "loss.weights.dpo=0.0"), rewards={"chosen": [-0.12]}
     ),
     # softplus(.09) + softplus(.18) on C, softplus(-.17) + softplus(-.08) on B
     "re_align_rdpo_released B": Golden(

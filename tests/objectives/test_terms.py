@@ -243,10 +243,10 @@ def test_what_was_not_served_is_named() -> None:
 def test_examples_without_an_answer() -> None:
     objective = build_objective({"terms": {"dpo": DPO, "kto": KTO, "nll": SFT}, "weights": {"dpo": 1, "kto": 1, "nll": 1}}, batch_size=2)
     missing = {"rejected": ["17", "20"], "chosen": []}
-    assert missing_answer_problems(objective, missing, num_examples=300, unpaired_losses=["kto", "bco"]) == [
+    assert missing_answer_problems(objective, missing, num_examples=300, unpaired_losses=lambda: ["kto", "bco"]) == [
         "loss term dpo needs a rejected answer; 2 of 300 examples have none (first: id 17). Unpaired data works with kto, bco"
     ]
-    assert missing_answer_problems(build_objective(KTO, batch_size=2), missing, num_examples=300, unpaired_losses=["kto"]) == []
+    assert missing_answer_problems(build_objective(KTO, batch_size=2), missing, num_examples=300, unpaired_losses=lambda: ["kto"]) == []
 
 
 # --- a new loss -------------------------------------------------------------------------------------------------------
