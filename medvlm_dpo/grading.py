@@ -12,9 +12,11 @@ from medvlm_dpo.data.content import content_of, read_source
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.evaluation.generation import generate_answers
-from medvlm_dpo.evaluation.scoring import outdated_graders, regrade, score_predictions, write_scores
+from medvlm_dpo.evaluation.scoring import SCORES_FILE, outdated_graders, regrade, score_predictions, write_scores
 from medvlm_dpo.evaluation.tasks import EvaluationTask
+from medvlm_dpo.results.cautions import length_cautions
 from medvlm_dpo.results.predictions import FILE_NAME
+from medvlm_dpo.results.status import read_document
 from medvlm_dpo.settings import DecodingSettings
 
 
@@ -35,13 +37,16 @@ def frozen_evaluations(cell_folder: Path) -> list[FrozenEvaluation]:
     return [FrozenEvaluation(file.parent, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
 
 
-def grade_cell(cell_folder: Path, trained: Callable[[], AbstractBackbone], manifest: Manifest) -> None:
+def grade_cell(
+    cell_folder: Path, trained: Callable[[], AbstractBackbone], manifest: Manifest, *, start_folder: Path | None = None
+) -> None:
     """Brings every evaluation of a cell up to date.
 
     Args:
         cell_folder: the cell.
         trained: loads the model with the cell's adapter; called only when answers are missing.
         manifest: known content hashes.
+        start_folder: the cell of its starting model, with whose answers lengths are compared where they exist; None for a start itself.
 
     Raises:
         InputError: if questions are not those that were frozen.
@@ -49,13 +54,16 @@ def grade_cell(cell_folder: Path, trained: Callable[[], AbstractBackbone], manif
     for evaluation in frozen_evaluations(cell_folder):
         task = evaluation.task()
         if not all((evaluation.folder / name).is_file() for name in ("scores.json", FILE_NAME)):
-            _answer(evaluation, task, trained(), manifest)
+            start = start_folder / "evaluations" / evaluation.folder.name / SCORES_FILE if start_folder is not None else None
+            _answer(evaluation, task, trained(), manifest, start)
         elif outdated := outdated_graders(evaluation.folder, task.graders):
             print(f"{evaluation.folder.name}: grading stored answers again with {', '.join(outdated)}")
             regrade(evaluation.folder, {name: task.graders[name] for name in outdated})
 
 
-def _answer(evaluation: FrozenEvaluation, task: EvaluationTask, backbone: AbstractBackbone, manifest: Manifest) -> None:
+def _answer(
+    evaluation: FrozenEvaluation, task: EvaluationTask, backbone: AbstractBackbone, manifest: Manifest, start: Path | None
+) -> None:
     content = content_of(task.source, manifest)
     if content != evaluation.document["content"]:
         raise InputError(
@@ -66,6 +74,9 @@ def _answer(evaluation: FrozenEvaluation, task: EvaluationTask, backbone: Abstra
     questions = report.questions
     answers = generate_answers(backbone, questions, max_new_tokens=decoding.max_new_tokens, batch_size=decoding.batch_size, report=_report)
     scored = score_predictions(answers, questions, task.graders)
+    cautions = length_cautions(scored.summary, read_document(start, required=False)) if start is not None else []
+    for caution in cautions:
+        print(f"warning: {caution}")
     (evaluation.folder / FILE_NAME).unlink(missing_ok=True)
     write_scores(
         evaluation.folder,
@@ -74,6 +85,7 @@ def _answer(evaluation: FrozenEvaluation, task: EvaluationTask, backbone: Abstra
         decoding={"max_new_tokens": decoding.max_new_tokens, "strategy": "greedy"},
         data_class=task.source.data_class,
         dropped_records=[str(record) for record in report.dropped],
+        warnings=cautions,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.check import is_corruption, weights_content
+from medvlm_dpo.config.identity import start_identity
 from medvlm_dpo.config.instantiate import call_target
 from medvlm_dpo.data.content import content_of
 from medvlm_dpo.data.manifest import Manifest
@@ -24,6 +25,7 @@ from medvlm_dpo.objectives.needs import needs_of
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.preparation import encode_split, prepare_data
 from medvlm_dpo.reference import StartingReference
+from medvlm_dpo.results.cautions import training_cautions
 from medvlm_dpo.results.ledger import read_cell
 from medvlm_dpo.results.status import mark_ended, mark_running, write_result
 from medvlm_dpo.settings import TrainerSettings
@@ -122,8 +124,12 @@ def _run(folder: Path) -> None:
     if not (folder / "result.json").is_file():
         result = _train(folder, cell, loaded(), manifest) if cell["kind"] == "train" else {}
         _write_result(folder, cell, {**result, "threads": threads})
-    grade_cell(folder, trained, manifest)
+    grade_cell(folder, trained, manifest, start_folder=_start_folder(folder, cell))
     manifest.save()
+
+
+def _start_folder(folder: Path, cell: Mapping[str, Any]) -> Path | None:
+    return folder.parent / start_identity(cell["config"], cell["content"]).name if cell["kind"] == "train" else None
 
 
 def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, manifest: Manifest) -> dict[str, Any]:
@@ -144,7 +150,11 @@ def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, ma
         seed=config["seed"],
         files=CellFiles(folder / "checkpoint", folder / "metrics.jsonl", folder / "adapter"),
     )
+    cautions = training_cautions(trained.metrics)
+    for caution in cautions:
+        print(f"warning: {caution}")
     return {
+        "warnings": cautions,
         "data_class": source.data_class,
         "needs": needs_of(objective),
         "training": trained.training,

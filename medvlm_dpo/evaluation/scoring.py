@@ -92,6 +92,7 @@ def write_scores(
     decoding: Mapping[str, Any],
     data_class: str,
     dropped_records: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Writes `predictions.parquet`, then `scores.json`, whose presence says that the evaluation is complete.
 
@@ -102,9 +103,11 @@ def write_scores(
         decoding: how answers were generated.
         data_class: of the questions.
         dropped_records: rows left out of the questions, one sentence each.
+        warnings: what must be said beside the scores.
     """
     stored.write_predictions(folder / stored.FILE_NAME, scored.answers, scored.grades)
-    header = {"evaluation": evaluation, "decoding": dict(decoding), "data_class": data_class, "dropped_records": list(dropped_records)}
+    header = {"evaluation": evaluation, "decoding": dict(decoding), "data_class": data_class}
+    header |= {"dropped_records": list(dropped_records), "warnings": list(warnings)}
     write_json_atomic(folder / SCORES_FILE, {**header, **scored.summary, "graded_at": utc_now()})
 
 
