@@ -139,6 +139,7 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     problems = parts.made("fit", key, lambda: _fit_problems(objective, data, backbone))
     problems = [*problems, *parts.made("corrupted", key, lambda: _corruption_problems(objective, data, corruption, config))]
     problems += _reference_problems(objective, reference, config)
+    problems += _validation_problems(config["loss"], len(data.examples["validation"]), trainer.batch_size)
     num_train = len(data.examples["train"])
     if num_train < trainer.batch_size:
         notes = [
@@ -227,6 +228,14 @@ def _reference_problems(objective: Objective, reference: AbstractReference | Non
         return []
     choices = config["choices"]
     return [f"reference={choices.get('reference')}, but {choices['loss']} reads no reference; leave reference= away"]
+
+
+def _validation_problems(loss: Config, num_pairs: int, batch_size: int) -> list[str]:
+    """Batch statistics that the validation pairs are too few for."""
+    if not num_pairs:
+        return []
+    smallest = num_pairs // -(-num_pairs // batch_size)
+    return [f"validation, {smallest} pairs at a time: {problem}" for problem in problems_of(loss, batch_size=smallest)]
 
 
 def _unread(objective: Objective) -> list[str]:

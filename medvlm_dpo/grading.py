@@ -37,9 +37,7 @@ def frozen_evaluations(cell_folder: Path) -> list[FrozenEvaluation]:
     return [FrozenEvaluation(file.parent, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
 
 
-def grade_cell(
-    cell_folder: Path, trained: Callable[[], AbstractBackbone], manifest: Manifest, *, start_folder: Path | None = None
-) -> None:
+def grade_cell(cell_folder: Path, trained: Callable[[], AbstractBackbone], manifest: Manifest, *, start_folder: Path | None = None) -> None:
     """Brings every evaluation of a cell up to date.
 
     Args:
@@ -61,9 +59,7 @@ def grade_cell(
             regrade(evaluation.folder, {name: task.graders[name] for name in outdated})
 
 
-def _answer(
-    evaluation: FrozenEvaluation, task: EvaluationTask, backbone: AbstractBackbone, manifest: Manifest, start: Path | None
-) -> None:
+def _answer(evaluation: FrozenEvaluation, task: EvaluationTask, backbone: AbstractBackbone, manifest: Manifest, start: Path | None) -> None:
     content = content_of(task.source, manifest)
     if content != evaluation.document["content"]:
         raise InputError(

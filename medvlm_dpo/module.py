@@ -1,7 +1,7 @@
 """PreferenceModule: hosts an objective and a backbone; manual optimisation, one loader item per optimiser step."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,13 @@ from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.logps import TokenValues, served_tensors
 from medvlm_dpo.metrics import GRADIENT_NORM, LEARNING_RATE, LENGTH_R2, TRAIN, VALIDATION, metric
 from medvlm_dpo.objectives.calls import Statistic
-from medvlm_dpo.objectives.diagnostics import Diagnostics, free_diagnostics, margins_and_lengths, squared_correlation, validation_diagnostics
+from medvlm_dpo.objectives.diagnostics import (
+    Diagnostics,
+    free_diagnostics,
+    margins_and_lengths,
+    squared_correlation,
+    validation_diagnostics,
+)
 from medvlm_dpo.objectives.terms import Objective, TermOutput, weighted_loss
 from medvlm_dpo.objectives.totals import Total, add_totals, loss_totals, means_of
 from medvlm_dpo.reference import AbstractReference, StartingReference

@@ -115,7 +115,7 @@ class _Distribution(NamedTuple):
         return self.log_probs if len(places) == len(self.places) else self.log_probs[torch.searchsorted(self.places, places)]
 
 
-def _values_of(  # noqa: PLR0913 - all of one base
+def _values_of(
     base: str, names: Collection[TensorName], batch: Batch, own: _Distribution, compared: _Compared, head: Head
 ) -> Tensor:
     places = _places(names, batch)

@@ -2,10 +2,10 @@
 
 import importlib
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -292,7 +292,25 @@ def gradient_fault(golden: Golden, computed: Computed, replaced: Mapping[str, st
     return None
 
 
-def import_golden(family: str) -> ModuleType:
-    """The golden rows of one family, `tests/golden/<family>.py`."""
-    name = f"golden.{family}"
-    return sys.modules.get(name) or importlib.import_module(name)
+# --- all rows: one file of tests/golden for each file of objectives/ that holds losses --------------------------------
+
+PACKAGE = "medvlm_dpo.objectives"
+
+
+@cache
+def rows() -> tuple[dict[str, Golden], dict[str, str]]:
+    """Every golden row by name, and the mutants that are no mistakes with the reason."""
+    families = [importlib.import_module(f"golden.{path.stem}") for path in sorted((Path(__file__).parent / "golden").glob("*.py"))]
+    goldens = {name: golden for family in families for name, golden in family.GOLDENS.items()}
+    return goldens, {what: why for family in families for what, why in family.EQUIVALENT.items()}
+
+
+def golden_rows() -> dict[str, Golden]:
+    """Every golden row by name."""
+    return rows()[0]
+
+
+def golden_modules() -> list[str]:
+    """The files of objectives/ that some row uses."""
+    used = {module for golden in golden_rows().values() for module in modules_of(loss_node(golden.loss, *golden.overrides))}
+    return sorted(module.removeprefix(f"{PACKAGE}.") for module in used)

@@ -1,11 +1,64 @@
-"""Small mistakes in a function's code: flipped signs, a dropped beta, a sum for a mean, a detached tensor, the wrong image."""
+"""Small mistakes in a function's code, and whether the golden numbers notice them.
+
+Flipped signs, a dropped beta, a sum for a mean, a dropped clamp, a detached tensor, the true image in the place of the corrupted one.
+"""
 
 import ast
 import copy
+import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from types import ModuleType
 from typing import Any
+
+from loss_world import PACKAGE, Golden, golden_rows, loss_node, misses, modules_of, own_functions, rows, targets_of
+
+MUTANT = "mutant_of_a_loss"
+
+
+def survivors_of(name: str) -> tuple[int, list[str]]:
+    """How many mutants a file of objectives/ has, and those that every golden row accepts."""
+    module = importlib.import_module(f"{PACKAGE}.{name}")
+    tried = [(what, source) for function in own_functions(module) for what, source in mutants(function)]
+    tried = [(what, source) for what, source in tried if not any(part in what for part in rows()[1])]
+    return len(tried), [f"{what}\n{source}" for what, source in tried if survives(module, source)]
+
+
+def survives(module: ModuleType, source: str) -> bool:
+    """Whether every golden row still comes out with this function in the place of the module's own."""
+    changed = ast.parse(source).body[0]
+    assert isinstance(changed, ast.FunctionDef)
+    mutant = ModuleType(MUTANT)
+    vars(mutant).update({key: value for key, value in vars(module).items() if not key.startswith("__")})
+    others = [function for function in own_functions(module) if function.__name__ != changed.name]
+    try:
+        for tree in [*(ast.parse(inspect.getsource(function)) for function in others), ast.parse(source)]:  # helpers call the mutant too
+            exec(compile(tree, "mutant", "exec"), vars(mutant))
+    except NameError:  # an annotation names what is not there
+        return False
+    sys.modules[MUTANT] = mutant
+    try:
+        return all(_accepts(golden, module.__name__) for golden in _rows_of(module.__name__, changed.name))
+    finally:
+        del sys.modules[MUTANT]
+
+
+def _accepts(golden: Golden, module: str) -> bool:
+    try:
+        return misses(golden, {module: MUTANT}) is None
+    except Exception:  # it does not even run, e.g. a name that nobody serves; a control watches the harness itself
+        return False
+
+
+@cache
+def _rows_of(module: str, function: str) -> list[Golden]:
+    """The rows of the losses that use a module, those that name the function first: they notice soonest."""
+    nodes = [(golden, loss_node(golden.loss, *golden.overrides)) for golden in golden_rows().values()]
+    used = [(golden, node) for golden, node in nodes if module in modules_of(node)]
+    return [golden for golden, _ in sorted(used, key=lambda pair: function not in targets_of(pair[1]))]
 
 
 def mutants(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
@@ -70,13 +123,17 @@ def mistakes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             pass
         case ast.Constant(value=int() | float() as number):
             yield "number one higher", ast.Constant(number + 1)
-        case ast.Name(id=name):
-            if other_answer(name) != name:
-                yield f"{name} became {other_answer(name)}", ast.Name(other_answer(name), ast.Load())
-            if name.startswith("policy_"):
-                yield f"{name} detached", ast.Call(ast.Attribute(node, "detach", ast.Load()), [], [])
+        case ast.Name():
+            yield from name_mistakes(node)
         case _:
             pass
+
+
+def name_mistakes(node: ast.Name) -> Iterator[tuple[str, ast.AST]]:
+    if other_answer(node.id) != node.id:
+        yield f"{node.id} became {other_answer(node.id)}", ast.Name(other_answer(node.id), ast.Load())
+    if node.id.startswith("policy_"):
+        yield f"{node.id} detached", ast.Call(ast.Attribute(node, "detach", ast.Load()), [], [])
 
 
 def arithmetic_mistakes(node: ast.BinOp) -> Iterator[tuple[str, ast.AST]]:

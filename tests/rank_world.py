@@ -18,7 +18,7 @@ BATCH_SIZE = 8
 
 def run(model: Path, folder: Path, loss: str, *, micro_batch_size: int) -> None:
     """Two float64 steps of one loss and a validation before and after; this process's share of every batch."""
-    settings = replace(SETTINGS, batch_size=BATCH_SIZE, micro_batch_size=micro_batch_size, max_steps=2, learning_rate=1e-2)
+    settings = replace(SETTINGS, batch_size=BATCH_SIZE, micro_batch_size=micro_batch_size, max_steps=2, learning_rate=1e-3)
     backbone = make_backbone(model)
     backbone.module.double()
     reference = MovingReference(mix=0.6, every_steps=1) if loss == "tr_dpo" else StartingReference()

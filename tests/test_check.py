@@ -251,7 +251,7 @@ def test_a_loss_on_corrupted_images_needs_a_corruption(world: World, monkeypatch
     )
     monkeypatch.syspath_prepend(world.root)
 
-    problems = world.problems(loss={"_target_": "own_losses_of_check.corrupted", "_partial_": True})
+    problems = world.problems(loss={"_target_": "own_losses_of_check.corrupted", "_partial_": True}, corruption=None)
 
     assert len(problems) == 1
     assert problems[0].startswith("this loss scores answers on a corrupted image, but corruption=none; choose one of blank, blur, crop, ")

@@ -8,9 +8,9 @@ import pytest
 from core_world import loss_node, make_backbone, make_pairs
 
 from medvlm_dpo.backbones.llava import LlavaBackbone
-from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.corruption.geometry import Crop
 from medvlm_dpo.data.corruption.plain import File
+from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.records import BadRecord, ReadReport
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.terms import build_objective
@@ -98,7 +98,7 @@ def test_no_training_example_is_refused(backbone: LlavaBackbone) -> None:
 
 def test_a_missing_weight_is_never_1(own_losses: str) -> None:
     objective = build_objective({"_target_": f"{own_losses}.weighted", "_partial_": True}, batch_size=2)
-    one, two = make_pairs(2)
+    one, two = (replace(pair, pair_weight=None) for pair in make_pairs(2))
 
     problems = record_problems(objective, {"train": (replace(one, pair_weight=0.5), two)}, unpaired_losses=lambda: ["kto"])
 

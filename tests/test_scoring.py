@@ -123,8 +123,6 @@ def numeric(world: World, weight: Tensor, place: int, read: Callable[[], float],
     return (above - below) / (2 * step)
 
 
-
-
 def test_the_corrupted_side_of_the_image_kl_carries_no_gradient(world: World) -> None:
     """KL(p, q) with q frozen: its gradient is that of sum p (log p - log q) with the q of the moment as a constant."""
     name = TENSOR_NAMES["policy_chosen_image_kl"]

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from medvlm_dpo.errors import InputError
 
-
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # by adapted layer: down [rank, in] and up [out, rank]; the update of its weight is up @ down
 
 
@@ -111,7 +110,8 @@ def load_adapter_tensors(model: PeftModel, tensors: dict[str, torch.Tensor]) -> 
 def adapter_factors(model: PeftModel) -> dict[str, tuple[Tensor, Tensor]]:
     """A frozen copy of the adapter: both factors of every adapted layer, the scale alpha / rank folded into the second."""
     return {
-        name: (_weight(layer.lora_A).clone(), _weight(layer.lora_B) * layer.scaling["default"]) for name, layer in _adapted_layers(model).items()
+        name: (_weight(layer.lora_A).clone(), _weight(layer.lora_B) * layer.scaling["default"])
+        for name, layer in _adapted_layers(model).items()
     }
 
 

@@ -72,14 +72,12 @@ class TrainingSteps(IterableDataset[Step]):
     def __iter__(self) -> Iterator[Step]:
         """Yields the steps in order."""
         for index in range(self._first_step, self._num_steps):
-            places = step_examples(
-                index, num_examples=len(self._examples), batch_size=self._maker.batch_size, seed=self._maker.seed
-            )
+            places = step_examples(index, num_examples=len(self._examples), batch_size=self._maker.batch_size, seed=self._maker.seed)
             yield self._maker.make(index, [self._examples[place] for place in places])
 
 
 class ValidationSteps(IterableDataset[Step]):
-    """The validation pairs in their own order; the last item may be smaller."""
+    """The validation pairs in their own order, in items of nearly equal size: batch statistics need company."""
 
     def __init__(self, examples: Sequence[EncodedExample], maker: StepMaker) -> None:
         self._examples, self._maker = examples, maker
@@ -90,9 +88,9 @@ class ValidationSteps(IterableDataset[Step]):
 
     def __iter__(self) -> Iterator[Step]:
         """Yields the items in order."""
-        size = self._maker.batch_size
         for index in range(len(self)):
-            yield self._maker.make(index, self._examples[index * size : (index + 1) * size])
+            share = share_of_rank(len(self._examples), index, len(self))
+            yield self._maker.make(index, self._examples[share.start : share.stop])
 
 
 class PreferenceData(LightningDataModule):

@@ -133,7 +133,8 @@ def free_diagnostics(demand: Demand) -> Diagnostics:
     free = {
         name: bound
         for name, bound in all_diagnostics().functions.items()
-        if {column for asked in bound.demand.tensors for column in passes_of(asked)} <= columns and {answer_of(fact) for fact in bound.demand.facts} <= views
+        if {column for asked in bound.demand.tensors for column in passes_of(asked)} <= columns
+        and {answer_of(fact) for fact in bound.demand.facts} <= views
     }
     return _collect(free)
 

@@ -83,6 +83,10 @@ def _output_problems(output: ObjectiveOutput, bound: Bound, tensors: Mapping[str
         for what, value in shapes.items()
         if tuple(value.shape) != (batch_size,)
     ]
+    if not problems and not bool(torch.isfinite(output.loss).all()):
+        problems.append(
+            f"{bound.name}: the loss is {output.loss.detach()[0].item()} on made-up values; is a setting or a fixed statistic 0?"
+        )
     return problems or _gradient_problems(output.loss, bound, tensors)
 
 

@@ -34,12 +34,14 @@ def mean_chosen_length(chosen_lengths: PerExample) -> Scalar:
 
 
 def mean_pair_weight(pair_weight: PerExample) -> Scalar:
-    """Mean weight of the pairs of the global batch; dividing by it keeps the scale of the loss whatever the weights.
+    """Mean weight of the pairs of the global batch, at least 1e-6; dividing by it keeps the scale of the loss whatever the weights.
+
+    A batch whose weights are all 0 has loss 0, not 0/0.
 
     Args:
         pair_weight: [example], from the records.
     """
-    return pair_weight.mean()
+    return pair_weight.mean().clamp(min=1e-6)
 
 
 def unmatched_kl(detached_policy_unmatched_logps: PerExample, reference_unmatched_logps: PerExample) -> Scalar:

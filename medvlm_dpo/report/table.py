@@ -12,6 +12,7 @@ from medvlm_dpo import metrics
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import write_bytes_atomic
 from medvlm_dpo.report import sections
+from medvlm_dpo.report.cautions import cautions_section
 from medvlm_dpo.report.layout import Section, as_markdown, as_text
 from medvlm_dpo.report.measures import (
     Difference,
@@ -98,8 +99,7 @@ def _block_parts(block: Block, sweep: SweepRecord) -> tuple[list[Section], list[
         lines += _evaluation_lines(block, evaluation_id, measures, differences)
     preferences = _preference_lines(block)
     parts += [sections.preference_section(block)] if preferences else []
-    needs = needs_section(block)
-    breakdowns += [needs] if needs else []
+    breakdowns += [section for section in (needs_section(block), cautions_section(block)) if section]
     return parts + breakdowns, lines + preferences + _cost_lines(block)
 
 

@@ -36,6 +36,8 @@ GOLDENS = {
     "mmedpo C, scale .5": Golden("mmedpo", C, [0.856017], ("loss.weight_scale=0.5",)),
     # margins 1.4, -.8, .6 give .625595, .733947, .663597; times .6, 0, .9, and divided by .5
     "mmedpo three": Golden("mmedpo", THREE, [0.375357, 0.0, 0.597237], **WEIGHTED),
+    # weights of 0 only: 0 divided by the smallest scale, not 0/0
+    "mmedpo B, mean weight of nothing": Golden("mmedpo", B, [0.0], (MEAN_WEIGHT,), facts={"pair_weight": [0.0]}),
     "mmedpo three, mean weight": Golden("mmedpo", THREE, [0.750714, 0.0, 1.194474], (MEAN_WEIGHT,), **WEIGHTED),
     "mmedpo_released A": Golden("mmedpo_released", A, [0.372574]),
     "mmedpo_released B": Golden("mmedpo_released", B, [0.353511]),

@@ -3,15 +3,24 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from medvlm_dpo import metrics
-from medvlm_dpo.objectives.diagnostics import FUNCTIONS, all_diagnostics, free_diagnostics
+from medvlm_dpo.objectives.demand import Demand
+from medvlm_dpo.objectives.diagnostics import (
+    FUNCTIONS,
+    all_diagnostics,
+    free_diagnostics,
+    margins_and_lengths,
+    squared_correlation,
+    validation_diagnostics,
+)
 from medvlm_dpo.objectives.terms import TermOutput, build_objective
 from medvlm_dpo.objectives.totals import add_totals, loss_totals, means_of, share_above
-from medvlm_dpo.vocab import ObjectiveOutput
+from medvlm_dpo.vocab import TENSOR_NAMES, ObjectiveOutput
 
 PACKAGE = "medvlm_dpo.objectives"
 SFT = {"_target_": f"{PACKAGE}.supervised.sft"}
@@ -34,6 +43,7 @@ TENSORS = {
     "reference_rejected_logps": column(-11.5, -9.2, -10),
     "policy_chosen_mean_logps": column(-2, -2, -3),
     "policy_rejected_mean_logps": column(-2, -1.8, -4),
+    "policy_chosen_corrupt_logps": column(-11, -11, -8),
 }
 FACTS = {"chosen_lengths": torch.tensor([5, 4, 3]), "rejected_lengths": torch.tensor([6, 5, 2])}
 
@@ -46,6 +56,7 @@ def test_diagnostics_of_three_pairs() -> None:
             "preference_margin": (1.5 - 0.7 + 0) / 3,
             "chosen_logps_change": (1 - 0.5 + 2) / 3,
             "rejected_logps_change": (-0.5 + 0.2 + 2) / 3,
+            "image_gap": (1 + 3 - 1) / 3,
             "chosen_length": 4,
             "rejected_length": 13 / 3,
         }
@@ -62,6 +73,7 @@ def test_examples_without_an_answer_do_not_count() -> None:
             "preference_margin": 1.5,
             "chosen_logps_change": (1 - 0.5) / 2,
             "rejected_logps_change": (-0.5 + 2) / 2,
+            "image_gap": (1 + 3) / 2,
             "chosen_length": 4.5,
             "rejected_length": 4,
         }
@@ -73,7 +85,7 @@ def test_examples_without_an_answer_do_not_count() -> None:
 def test_diagnostics_ask_for_detached_values_only() -> None:
     demand = all_diagnostics().demand
     assert demand.gradient_tensors == frozenset()
-    assert demand.views == {"chosen", "rejected"}
+    assert demand.views == {"chosen", "rejected", "chosen_corrupt"}
     assert demand.facts == {"chosen_lengths", "rejected_lengths"}
     tracked = {name: value.clone().requires_grad_(True) for name, value in TENSORS.items()}
     assert not any(total.total.requires_grad for total in all_diagnostics().totals(tracked, FACTS).values())
@@ -180,3 +192,49 @@ def test_names() -> None:
 def test_the_names_need_no_torch() -> None:
     code = "import sys, medvlm_dpo.metrics; assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- what needs more than one example ----------------------------------------------------------------------------------
+
+
+def test_squared_correlation_is_that_of_numpy_and_silent_without_variance() -> None:
+    generator = torch.Generator().manual_seed(2)
+    pairs = torch.randn((40, 2), generator=generator, dtype=torch.float64)
+    pairs[:, 1] += pairs[:, 0]
+    assert squared_correlation(pairs) == pytest.approx(float(np.corrcoef(pairs.numpy().T)[0, 1] ** 2))
+    line = torch.arange(5, dtype=torch.float64)
+    assert squared_correlation(torch.stack([line, 3 - 2 * line], dim=1)) == pytest.approx(1)
+    assert squared_correlation(torch.stack([line, torch.ones(5, dtype=torch.float64)], dim=1)) is None
+    assert squared_correlation(pairs[:2]) is None
+
+
+def test_margins_and_lengths_of_complete_pairs_only() -> None:
+    tensors = {
+        "detached_policy_chosen_logps": column(-1, -2, 0),
+        "detached_policy_rejected_logps": column(-5, -4, -6),
+        "reference_chosen_logps": column(-2, -2, 0),
+        "reference_rejected_logps": column(-3, -4.5, -6),
+    }
+    facts = {
+        "chosen_lengths": torch.tensor([4, 7, 0]),
+        "rejected_lengths": torch.tensor([6, 2, 3]),
+        "chosen_present": column(1, 1, 0),
+        "rejected_present": column(1, 1, 1),
+    }
+    # margins (-1 + 5) - (-2 + 3) = 3 and (-2 + 4) - (-2 + 4.5) = -.5; lengths 4 - 6 and 7 - 2
+    assert margins_and_lengths(tensors, facts).tolist() == [[3.0, -2.0], [-0.5, 5.0]]
+
+
+@pytest.mark.parametrize(("views", "reported"), [({"chosen", "rejected"}, False), ({"chosen", "chosen_corrupt"}, True)])
+def test_the_image_gap_is_reported_only_where_the_loss_reads_the_corrupted_image(views: set[str], reported: bool) -> None:
+    demand = Demand(objective_tensors=frozenset(TENSOR_NAMES[f"policy_{view}_logps"] for view in views))
+    names = validation_diagnostics(demand).functions.keys()
+    assert ("image_gap" in names) == reported
+    assert all_diagnostics().functions.keys() - names == (set() if reported else {"image_gap"})
+    assert ("image_gap" in free_diagnostics(demand).functions) == reported
+
+
+def test_the_image_gap_of_a_perception_loss_is_free() -> None:
+    """Its divergence has scored the corrupted image already."""
+    demand = Demand(objective_tensors=frozenset({TENSOR_NAMES["policy_chosen_token_image_kl"]}))
+    assert "image_gap" in free_diagnostics(demand).functions

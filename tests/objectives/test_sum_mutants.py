@@ -1,140 +1,8 @@
-"""Mutants of every sum of the catalogue: a term lost, a weight or setting changed, a term exchanged for a lookalike.
-
-The formulas have their mutants in test_goldens. These are mistakes of the yaml that joins them: each must miss a golden number of its loss.
-"""
-
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+"""Mutants of every sum of the catalogue. The formulas have theirs in test_goldens; these are mistakes of the yaml that joins them."""
 
 import pytest
-from loss_world import Golden, import_golden, loss_node, misses
-
-from medvlm_dpo.config.catalogue import loss_names
-from medvlm_dpo.errors import InputError
-
-FAMILIES = sorted(path.stem for path in (Path(__file__).parents[1] / "golden").glob("*.py"))
-GOLDENS: list[Golden] = [golden for family in FAMILIES for golden in import_golden(family).GOLDENS.values()]
-SUMS = [name for name in loss_names() if "terms" in loss_node(name)]
-Node = dict[str, Any]
-Mutant = Callable[[Golden], Node]  # from a row to the mistaken yaml of that row
-
-
-def bare(node: Mapping[str, Any]) -> Node:
-    """A loss without its card and shared settings, which are already filled in below `terms`."""
-    if "terms" not in node:
-        return {key: value for key, value in node.items() if key != "card"}
-    return {"weights": dict(node["weights"]), "terms": {name: bare(term) for name, term in node["terms"].items()}}
-
-
-def numbers(node: Mapping[str, Any]) -> dict[str, float]:
-    """A node's settings that are numbers."""
-    return {key: value for key, value in node.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-
-
-def terms_of(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
-    """Every term with its path, those of nested sums too."""
-    for name, term in node["terms"].items():
-        yield (*path, name), term
-        if "terms" in term:
-            yield from terms_of(term, (*path, name))
-
-
-def functions() -> dict[str, Node]:
-    """Every function of the catalogue with the settings of one of its yamls, by its full name."""
-    nodes = [bare(loss_node(name)) for name in loss_names()]
-    found = [term for node in nodes for term in ([leaf for _, leaf in terms_of(node)] if "terms" in node else [node])]
-    return {term["_target_"]: term for term in found if "_target_" in term}
-
-
-def edited(path: tuple[str, ...], edit: Callable[[Node, str], None]) -> Mutant:
-    """The mutant that edits one term, given the sum it stands in and its name there."""
-
-    def mutant(golden: Golden) -> Node:
-        node = copy.deepcopy(bare(loss_node(golden.loss, *golden.overrides)))
-        parent = node
-        for name in path[:-1]:
-            parent = parent["terms"][name]
-        edit(parent, path[-1])
-        return node
-
-    return mutant
-
-
-def scaled_weight(factor: float) -> Callable[[Node, str], None]:
-    def edit(parent: Node, name: str) -> None:
-        parent["weights"][name] *= factor
-
-    return edit
-
-
-def other_setting(key: str, change: Callable[[Any], Any]) -> Callable[[Node, str], None]:
-    def edit(parent: Node, name: str) -> None:
-        parent["terms"][name][key] = change(parent["terms"][name][key])
-
-    return edit
-
-
-def exchanged(other: Node) -> Callable[[Node, str], None]:
-    def edit(parent: Node, name: str) -> None:
-        parent["terms"][name] = {**other, **numbers(parent["terms"][name])}
-
-    return edit
-
-
-def halved(value: float) -> float:
-    """Half of a number, and 1 instead of 0."""
-    return value / 2 if value else 1.0
-
-
-def halved_shared(key: str) -> Mutant:
-    """A setting of the sum itself, halved as on the command line, so that it reaches the terms through their references."""
-
-    def mutant(golden: Golden) -> Node:
-        value = loss_node(golden.loss, *golden.overrides)[key]
-        return bare(loss_node(golden.loss, *golden.overrides, f"loss.{key}={halved(value)}"))
-
-    return mutant
-
-
-def mutants(name: str) -> Iterator[tuple[str, Mutant]]:
-    """Every mistaken yaml of a sum, with a description."""
-    node = loss_node(name)
-    for key in numbers(node):
-        yield f"shared {key} halved", halved_shared(key)
-    for path, term in terms_of(node):
-        where = ".".join(path)
-        yield f"{where} dropped", edited(path, scaled_weight(0))
-        yield f"weight of {where} doubled", edited(path, scaled_weight(2))
-        for key, value in bare(term).items():
-            if key in numbers(term):
-                yield f"{where}.{key} halved", edited(path, other_setting(key, halved))
-            elif isinstance(value, dict) and "_target_" in value:
-                yield f"{where}.{key} fixed at a number", edited(path, other_setting(key, lambda _: 0.5))
-        for target, other in functions().items():
-            if target != term.get("_target_", target) and numbers(other).keys() == numbers(term).keys():
-                yield f"{where} exchanged for {target}", edited(path, exchanged(other))
-
-
-def outcome(golden: Golden, mutant: Mutant) -> str:
-    """`missed` or `kept`, or `cannot run` where the row does not serve what the mutant asks for or nothing would be trained."""
-    try:
-        return "kept" if misses(replace(golden, node=mutant(golden))) is None else "missed"
-    except (InputError, KeyError):
-        return "cannot run"
-
-
-def survives(rows: list[Golden], mutant: Mutant) -> bool:
-    """Whether the mutant runs on some row and misses none."""
-    kept = False
-    for golden in rows:
-        found = outcome(golden, mutant)
-        if found == "missed":
-            return False
-        kept = kept or found == "kept"
-    return kept
+from loss_world import golden_rows, loss_node
+from sum_mutation import SUMS, bare, edited, exchanged, outcome, rows_of, scaled_weight, survives, survivors_of
 
 
 def test_the_catalogue_has_sums() -> None:
@@ -143,27 +11,24 @@ def test_the_catalogue_has_sums() -> None:
 
 @pytest.mark.parametrize("name", SUMS)
 def test_every_mutant_of_a_sum_misses_a_golden_number(name: str) -> None:
-    rows = [golden for golden in GOLDENS if golden.loss == name]
-    tried = list(mutants(name))
-    survivors = [what for what, mutant in tried if survives(rows, mutant)]
-    assert len(tried) >= 4
-    assert not survivors, f"{len(survivors)} of {len(tried)} mutants of {name} survive:\n" + "\n".join(survivors)
+    num_mutants, survivors = survivors_of(name)
+    assert num_mutants >= 4
+    assert not survivors, f"{len(survivors)} of {num_mutants} mutants of {name} survive:\n" + "\n".join(survivors)
 
 
 @pytest.mark.parametrize("name", SUMS)
 def test_the_unchanged_sum_survives(name: str) -> None:
     """The control: the bare sum gives every golden number, so a mutant that misses one misses it by its mistake."""
-    for golden in GOLDENS:
-        if golden.loss == name:
-            assert outcome(golden, lambda row: bare(loss_node(row.loss, *row.overrides))) == "kept"
+    for golden in rows_of(name):
+        assert outcome(golden, lambda row: bare(loss_node(row.loss, *row.overrides))) == "kept"
 
 
 def test_what_no_row_can_tell_apart_is_seen_as_a_survivor() -> None:
     """A mutant that changes nothing; and the released mDPO bug, dpo in the place of copo, on set A, where both have the same margin."""
-    rows = [golden for golden in GOLDENS if golden.loss == "dpo_nll"]
+    rows = rows_of("dpo_nll")
     assert survives(rows, edited(("dpo",), scaled_weight(1)))
     assert not survives(rows, edited(("dpo",), scaled_weight(2)))
     bug = edited(("copo",), exchanged(bare(loss_node("dpo"))))
-    golden = import_golden("image").GOLDENS
+    golden = golden_rows()
     assert survives([golden["mdpo A"]], bug)
     assert not survives([golden["mdpo B"]], bug)

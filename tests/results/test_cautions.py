@@ -14,7 +14,10 @@ def changes(chosen: float, rejected: float, split: str = "validation") -> dict[s
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
-        (changes(-0.5, -3.0), ["both likelihoods fell: log-probabilities of the validation pairs changed by -0.50 nats (chosen) and -3.00"]),
+        (
+            changes(-0.5, -3.0),
+            ["both likelihoods fell: log-probabilities of the validation pairs changed by -0.50 nats (chosen) and -3.00"],
+        ),
         (changes(-3.0, -0.5, "train"), ["both likelihoods fell: log-probabilities of the train pairs changed by -3.00 nats"]),
         ({**changes(-3.0, -0.5, "train"), **changes(1.0, -0.5)}, []),  # the validation is believed
         (changes(-0.05, -3.0), []),
@@ -45,6 +48,8 @@ def test_lengths_drift_beyond_a_quarter(length: float, start: float, warns: bool
     assert all(f"{length:.1f} tokens on average, those of the starting model {start:.1f}" in sentence for sentence in found)
 
 
-@pytest.mark.parametrize(("own", "start"), [(scores(None), scores(3.0)), (scores(3.0), {}), (scores(0.0), scores(3.0)), (scores(3.0), scores(0.0))])
+@pytest.mark.parametrize(
+    ("own", "start"), [(scores(None), scores(3.0)), (scores(3.0), {}), (scores(0.0), scores(3.0)), (scores(3.0), scores(0.0))]
+)
 def test_nothing_is_said_where_nothing_is_known(own: dict[str, Any], start: dict[str, Any]) -> None:
     assert length_cautions(own, start) == []
