@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rank_world import outcome, run, worker
+from torch.multiprocessing.spawn import spawn
 
 from medvlm_dpo import ranks
 from medvlm_dpo.config.catalogue import loss_names
@@ -36,7 +37,7 @@ def close(value: Any, expected: Any) -> bool:
 def test_every_loss_is_the_same_for_one_process_micro_batches_and_two_processes(untrained_model: Path, tmp_path: Path) -> None:
     """1 x 8, 4 x 2 accumulated, 3 + 3 + 2 accumulated, and two processes with 4 each, one of which cuts its own into 3 + 1."""
     losses = loss_names()
-    torch.multiprocessing.spawn(worker, (untrained_model, tmp_path, losses, str(tmp_path / "meeting")), nprocs=2)
+    spawn(worker, (untrained_model, tmp_path, losses, str(tmp_path / "meeting")), nprocs=2)
     for loss in losses:
         for size in (8, 2, 3):
             run(untrained_model, tmp_path / str(size) / loss, loss, micro_batch_size=size)
@@ -58,7 +59,7 @@ def test_some_losses_are_the_same_for_micro_batches(untrained_model: Path, tmp_p
 
 
 def test_two_processes_are_one(untrained_model: Path, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (untrained_model, tmp_path, ["bco", "mdpo"], str(tmp_path / "meeting")), nprocs=2)
+    spawn(worker, (untrained_model, tmp_path, ["bco", "mdpo"], str(tmp_path / "meeting")), nprocs=2)
     for loss in ("bco", "mdpo"):
         run(untrained_model, tmp_path / "8" / loss, loss, micro_batch_size=8)
         assert_same(tmp_path / "rank0" / loss, tmp_path / "8" / loss)

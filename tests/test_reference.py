@@ -33,10 +33,10 @@ class World:
         with torch.no_grad():
             for weight in self.backbone.trainable().values():
                 weight.add_(0.2 * torch.randn(weight.shape, generator=self.generator, dtype=torch.float64))
+        layers: dict[str, Any] = {name: part for name, part in self.backbone.module.named_modules() if isinstance(part, LoraLayer)}
         return {
             name: (layer.lora_B["default"].weight @ layer.lora_A["default"].weight * layer.scaling["default"]).detach()
-            for name, layer in self.backbone.module.named_modules()
-            if isinstance(layer, LoraLayer)
+            for name, layer in layers.items()
         }
 
     def merged_values(self, update: dict[str, Tensor]) -> Any:
@@ -45,9 +45,8 @@ class World:
         model.module.double()
         model.add_adapter(LORA, seed=0)
         with torch.no_grad():
-            for name, layer in model.module.named_modules():
-                if isinstance(layer, LoraLayer):
-                    layer.get_base_layer().weight.add_(update[name])
+            for name, weights in update.items():
+                model.module.get_submodule(name).get_base_layer().weight.add_(weights)
         return StartingReference().values(model, self.batch, NAMES)
 
 

@@ -139,8 +139,8 @@ def test_kto_statistic_is_one_number_of_the_global_batch(untrained_model: Path, 
         seen[size] = []
 
         def spied(self: PreferenceModule, served: Any, into: list[Any] = seen[size]) -> Any:
-            result = inner(self, served)
-            into.append(float(result[0]["kto/unmatched_kl"]))
+            result: Any = inner(self, served)
+            into.append(result[0]["kto/unmatched_kl"].item())
             return result
 
         monkeypatch.setattr(PreferenceModule, "_estimate", spied)

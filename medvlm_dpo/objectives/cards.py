@@ -1,8 +1,8 @@
 """Objective cards: what a loss yaml says about itself, for people. A card never changes what is computed, nor a cell's identity."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from medvlm_dpo.objectives.nodes import as_node, hint, shown
 
@@ -46,7 +46,8 @@ def card_of(node: Mapping[str, Any]) -> Card | None:
     card = as_node(node.get("card"))
     if card is None:
         return None
-    return Card(**{key: tuple(value) if key in _LISTS else value for key, value in card.items()})
+    words: dict[str, Any] = {key: tuple(value) if key in _LISTS else value for key, value in card.items()}
+    return Card(**words)
 
 
 def card_problems(node: Mapping[str, Any], where: str) -> list[str]:
@@ -72,7 +73,7 @@ def _kind(key: str) -> str:
 
 def _fits(key: str, value: object) -> bool:
     if key in _LISTS:
-        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in cast("Sequence[object]", value))
     if key == "settings":
         node = as_node(value)
         return node is not None and all(isinstance(item, str) for item in node.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from core_world import LORA, encoded, make_backbone, make_pairs
+from core_world import LORA, collated, encoded, make_backbone, make_pairs
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,7 +16,6 @@ from transformers import LlavaForConditionalGeneration
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone, checkpoint_folder
-from medvlm_dpo.data.collate import collate
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.vocab import Batch
 
@@ -24,7 +23,7 @@ VIEWS = frozenset({"chosen", "rejected", "unmatched"})
 
 
 def batch_of(backbone: LlavaBackbone, number: int = 3) -> Batch:
-    return collate(encoded(make_pairs(number), backbone), VIEWS, global_positions=range(number), pixels=backbone.pixels)
+    return collated(encoded(make_pairs(number), backbone), VIEWS, backbone.pixels)
 
 
 def logits_of(backbone: LlavaBackbone, batch: Batch) -> Tensor:
@@ -74,7 +73,7 @@ def test_the_picture_matters_and_each_row_sees_its_own(untrained_model: Path) ->
 
 def test_views_of_one_image_encode_it_once(untrained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = make_backbone(untrained_model)
-    batch = collate(encoded(make_pairs(3), backbone)[:1], VIEWS, global_positions=[0], pixels=backbone.pixels)
+    batch = collated(encoded(make_pairs(3), backbone)[:1], VIEWS, backbone.pixels)
     encoded_images: list[int] = []
     tower: Any = backbone.module.get_submodule("model")
     inner = tower.get_image_features
