@@ -34,17 +34,16 @@ def r_dpo(  # noqa: PLR0913 - every tensor is a parameter: the signature is the 
         length_penalty: margin granted per token of difference, >= 0, per token.
 
     Returns:
-        One loss per example (ln 2 where both log-ratios and both lengths are equal); rewards `beta * log-ratio`, to which the lengths add
-        a margin that is no reward, so that rewards compare with those of `dpo`.
+        One loss per example (ln 2 where both log-ratios and both lengths are equal); rewards `beta * log-ratio + length_penalty * length`,
+        which the loss compares. They are not 0 where policy and reference agree.
 
     Raises:
         InputError: if a setting is out of its range.
     """
     refuse(positive({"beta": beta}) + not_negative({"length_penalty": length_penalty}))
-    chosen_reward = beta * (policy_chosen_logps - reference_chosen_logps)
-    rejected_reward = beta * (policy_rejected_logps - reference_rejected_logps)
-    loss = -logsigmoid(chosen_reward - rejected_reward + length_penalty * (chosen_lengths - rejected_lengths))
-    return ObjectiveOutput(loss, {"chosen": chosen_reward, "rejected": rejected_reward})
+    chosen_reward = beta * (policy_chosen_logps - reference_chosen_logps) + length_penalty * chosen_lengths
+    rejected_reward = beta * (policy_rejected_logps - reference_rejected_logps) + length_penalty * rejected_lengths
+    return ObjectiveOutput(-logsigmoid(chosen_reward - rejected_reward), {"chosen": chosen_reward, "rejected": rejected_reward})
 
 
 def ld_dpo(  # noqa: PLR0913 - every tensor is a parameter: the signature is the contract

@@ -17,10 +17,11 @@ MIXED = Batch(
 )
 WHOLE, CUT = ("loss.tail_weight=1",), ("loss.tail_weight=0",)
 GOLDENS = {
-    # sp(-(.1 h + .01 (n_w - n_l))): .15 - .01, .21 - .03, .03 - .02; three .15 - .01, -.07 - .01, .16 + .01; C at penalty .1: .03 - .2
-    "r_dpo A": Golden("r_dpo", A, [0.625595], rewards={"chosen": [0.1], "rejected": [-0.05]}),
-    "r_dpo B": Golden("r_dpo", B, [0.607192], rewards={"chosen": [0.13], "rejected": [-0.08]}),
-    "r_dpo C": Golden("r_dpo", C, [0.688160], rewards={"chosen": [-0.12], "rejected": [-0.15]}),
+    # sp(-(.1 h + .01 (n_w - n_l))): .15 - .01, .21 - .03, .03 - .02; three .15 - .01, -.07 - .01, .16 + .01; C at penalty .1: .03 - .2.
+    # Rewards hold the lengths 5 6, 5 8, 5 7 too: .1 + .05 and -.05 + .06, .13 + .05 and -.08 + .08, -.12 + .05 and -.15 + .07
+    "r_dpo A": Golden("r_dpo", A, [0.625595], rewards={"chosen": [0.15], "rejected": [0.01]}),
+    "r_dpo B": Golden("r_dpo", B, [0.607192], rewards={"chosen": [0.18], "rejected": [0.0]}),
+    "r_dpo C": Golden("r_dpo", C, [0.688160], rewards={"chosen": [-0.07], "rejected": [-0.08]}),
     "r_dpo C, penalty .1": Golden("r_dpo", C, [0.781755], ("loss.length_penalty=0.1",)),
     "r_dpo three": Golden("r_dpo", THREE, [0.625595, 0.733947, 0.611755]),
     # A: the sixth rejected token, log-ratio .3, counts half: b = -.8 + .15 = -.65, margin 1.65. B: the last three rejected, -.2 -.2 .1,
