@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -91,10 +92,20 @@ Every formula is the loss of one example, in nats; training takes the plain mean
 | `h` | their margin, `h = a - b` |
 | `c` | log-ratio of the chosen answer on the corrupted image |
 | `n_w`, `n_l` | response tokens of the two answers, end-of-sequence included |
+| `s_t`, `r_t` | log-probability of token t of an answer under the policy and under the reference |
+| `K_w`, `K_l` | KL(reference to policy), summed over the tokens of the two answers; in `kto_pair` another estimate, said there |
 | `LS(x)` | log sigmoid of x |
+| `stopgrad x` | the value of x, through which no gradient flows |
 
-A card says on what its formula rests: `paper` where the formula was read in the paper, `official code` where it was read in the code
-that the card names, `derived` where neither gives it as it stands. Without `paper` the text of the paper was not consulted.
+A card says on what its formula rests:
+
+* `paper` ({paper} losses): it is quoted from the paper itself.
+* `official code` ({official}): it was read in a repository of the paper's authors. The card names repository, file, lines or function,
+  and commit; where a line range is said to be "at HEAD", the commit was not recorded.
+* `derived` ({derived}): neither gives it as it stands. Code of others that has the same form (TRL, HALOs, LLaMA-Factory and the like) is
+  named in the source as "the form of", and is no official code.
+
+Without `paper` the text of the paper was not consulted. Defaults "of TRL's paper index" are the papers' settings as TRL lists them.
 
 ## How to choose
 
@@ -158,7 +169,14 @@ def page() -> str:
         InputError: with the problems of every loss that cannot be built.
     """
     sheets = _catalogue_sheets()
-    parts = [INTRODUCTION.format(choices="\n".join(_choices(sheets))), "## All losses\n", *_overview(sheets)]
+    evidence = Counter(sheet.card.evidence for sheet in sheets if sheet.card)
+    introduction = INTRODUCTION.format(
+        paper=evidence["paper"],
+        official=evidence["official code"],
+        derived=evidence["derived"],
+        choices="\n".join(_choices(sheets)),
+    )
+    parts = [introduction, "## All losses\n", *_overview(sheets)]
     by_family = sorted(sheets, key=lambda sheet: (sheet.family == SUMS, sheet.family, sheet.name))
     for family, members in groupby(by_family, key=lambda sheet: sheet.family):
         parts += [f"\n## Family {family}\n", _family_words(family)]

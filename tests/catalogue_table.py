@@ -259,5 +259,41 @@ UNVERIFIED: Mapping[str, tuple[str, ...]] = {
 }
 # Plain names whose formula is not the released code's.
 DERIVED = ("chip", "opa_dpo", "re_align_rdpo", "cal_dpo", "v_dpo")
-# Cards that may say `paper`: the update of TR-DPO's reference is quoted with its numbers. Every other formula was read in code or derived.
-PAPER = ("tr_dpo",)
+# Cards that may say `paper`: none. What is quoted of papers at second hand, by TRL's index of them, are defaults; no formula was read there.
+PAPER: tuple[str, ...] = ()
+# Cards that say `official code`, by the repository of the paper's authors that was read; every other card is `derived`. Code of others,
+# such as TRL, HALOs (but for its authors' own KTO) or LLaMA-Factory, and of DPO's authors for losses of other papers, does not count.
+OFFICIAL: Mapping[str, str] = {
+    "alpha_dpo": "junkangwu/alpha-DPO",
+    "anchor": "luka-group/mDPO",
+    "beta_dpo": "junkangwu/beta-DPO",
+    "cdpo": "eric-mitchell/direct-preference-optimization",  # a note by DPO's first authors, which this code names
+    "chip_released": "LVUGAI/CHiP",
+    "copo": "luka-group/mDPO",
+    "cpo": "fe1ixxu/ALMA",
+    "cpo_simpo": "fe1ixxu/CPO_SIMPO",
+    "d2po": "LotuSrc/D2PO",
+    "ddpo": "RLHF-V/RLAIF-V",  # the later repository of RLHF-V's authors
+    "ddpo_sum": "RLHF-V/RLAIF-V",
+    "discopop": "luchris429/DiscoPOP",
+    "dpo": "eric-mitchell/direct-preference-optimization",
+    "exo_released": "haozheji/exact-optimization",
+    "f_dpo_alpha": "alecwangcq/f-divergence-dpo",
+    "f_dpo_forward_kl": "alecwangcq/f-divergence-dpo",
+    "f_dpo_js": "alecwangcq/f-divergence-dpo",
+    "kto": "ContextualAI/HALOs",
+    "mdpo": "luka-group/mDPO",
+    "mdpo_released": "dmis-lab/med-vlm-dpo",
+    "mmedpo": "aiming-lab/MMedPO",
+    "mmedpo_released": "aiming-lab/MMedPO",
+    "mpo": "OpenGVLab/InternVL",
+    "nca": "thu-ml/Noise-Contrastive-Alignment",
+    "orpo": "xfactlab/orpo",
+    "perception_k3": "SStoica12/PAPO",  # a fork by one of PAPO's authors
+    "povid": "YiyangZhou/POVID",
+    "re_align_rdpo_released": "taco-group/Re-Align",
+    "simpo": "princeton-nlp/SimPO",
+    "tdpo1": "Vance0124/Token-level-Direct-Preference-Optimization",
+    "tdpo2": "Vance0124/Token-level-Direct-Preference-Optimization",
+    "wpo": "wzhouad/WPO",
+}

@@ -16,8 +16,8 @@ class Card:
     Args:
         title: the full name.
         formula: one example's loss in plain text.
-        evidence: `paper` (the formula is quoted from it), `official code` (read there), or `derived`.
-        source: where it comes from: arXiv number, repository with file and lines or commit.
+        evidence: `paper` (the formula is quoted from it), `official code` (read in a repository of its authors), or `derived`.
+        source: where it comes from: arXiv number, repository with file, lines or function, and commit.
         settings: for every setting its range, unit and where the default comes from.
         deviations: in what the formula differs from the source, one sentence each.
         released: the yaml of the behaviour that was released, where the plain name differs from it.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from catalogue_table import DERIVED, ESTIMATORS, FUNCTIONS, INLINE, PAPER, SUMS, UNVERIFIED, Estimator, Function, Sum
+from catalogue_table import DERIVED, ESTIMATORS, FUNCTIONS, INLINE, OFFICIAL, PAPER, SUMS, UNVERIFIED, Estimator, Function, Sum
 from loss_world import own_functions
 
 from medvlm_dpo import objectives
@@ -20,6 +20,7 @@ from medvlm_dpo.vocab import FACTS, TENSOR_NAMES
 
 NAMES = sorted({*FUNCTIONS, *SUMS})
 EQUATION_NUMBER = re.compile(r"\b(eq|eqs|eqn|equation|equations|formula|formulae)\b[.:]?\s*\(?\d", re.IGNORECASE)
+FILE_AND_COMMIT = re.compile(r"\S+\.py\b.*\bcommit [0-9a-f]{7,10}\b")
 OVERRIDE = re.compile(r"override /(\w+)@_global_\.(\w+)")
 
 Node = Mapping[str, Any]
@@ -181,10 +182,17 @@ def test_a_card_claims_no_more_than_was_read(name: str) -> None:
     if name in DERIVED:
         assert words.evidence == "derived"
     if name not in PAPER:
-        assert words.evidence != "paper"
+        assert words.evidence == ("official code" if name in OFFICIAL else "derived")
     texts = (words.title, words.formula, words.source, words.released, words.need_not_fall, *words.settings.values())
     for text in (*texts, *words.deviations, *words.clamps, *words.pitfalls):
         assert EQUATION_NUMBER.search(text) is None, text
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_code_is_named_by_repository_file_and_commit(name: str) -> None:
+    source = card(name).source
+    assert OFFICIAL[name] in source
+    assert FILE_AND_COMMIT.search(source) is not None, source
 
 
 @pytest.mark.parametrize("name", UNVERIFIED)
