@@ -259,7 +259,7 @@ UNVERIFIED: Mapping[str, tuple[str, ...]] = {
 }
 # Plain names whose formula is not the released code's.
 DERIVED = ("chip", "opa_dpo", "re_align_rdpo", "cal_dpo", "v_dpo")
-# Cards that may say `paper`: none. What is quoted of papers at second hand, by TRL's index of them, are defaults; no formula was read there.
+# Cards that may say `paper`: none. What is quoted of papers, at second hand by TRL's index of them, are defaults, not formulas.
 PAPER: tuple[str, ...] = ()
 # Cards that say `official code`, by the repository of the paper's authors that was read; every other card is `derived`. Code of others,
 # such as TRL, HALOs (but for its authors' own KTO) or LLaMA-Factory, and of DPO's authors for losses of other papers, does not count.
