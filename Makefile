@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SLOW_MINUTES ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow mutants check docs fmt clean
+.PHONY: help venv demo test test-slow coverage mutants check docs fmt clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,6 +33,10 @@ test: $(STAMP)  ## the fast tests, on the CPU
 
 test-slow: $(STAMP)  ## the slow tests, in an order drawn from the commit; stops after SLOW_MINUTES
 	$(BIN)/python tests/run_slow.py --minutes $(SLOW_MINUTES)
+
+coverage: $(STAMP)  ## every line of the losses is reached by their own tests, or this fails
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal tests/objectives tests/test_describe.py \
+	  --cov=medvlm_dpo.objectives --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 mutants: $(STAMP)  ## small mistakes in every loss; prints how many the golden numbers do not notice
 	$(BIN)/python tests/run_mutants.py

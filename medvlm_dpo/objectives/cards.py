@@ -61,7 +61,11 @@ def card_problems(node: Mapping[str, Any], where: str) -> list[str]:
     problems = [f"{where}.card.{key}: a card has {', '.join(known)}{hint(key, known)}" for key in card if key not in known]
     required = [item.name for item in fields(Card) if item.default is MISSING and item.default_factory is MISSING]
     problems += [f"{where}.card.{key} is missing" for key in required if key not in card]
-    problems += [f"{where}.card.{key} must be {_kind(key)}, got {shown(value)}" for key, value in card.items() if not _fits(key, value)]
+    problems += [
+        f"{where}.card.{key} must be {_kind(key)}, got {shown(value)}"
+        for key, value in card.items()
+        if key in known and not _fits(key, value)
+    ]
     if "evidence" in card and card["evidence"] not in EVIDENCE:
         problems.append(f"{where}.card.evidence must be one of {', '.join(EVIDENCE)}, got {shown(card['evidence'])}")
     return problems

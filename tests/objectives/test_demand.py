@@ -171,6 +171,14 @@ def test_estimator_over_tokens() -> None:
     ]
 
 
+def test_estimator_over_masks() -> None:
+    def changed_share(chosen_changed_mask: Tensor) -> Tensor:
+        return chosen_changed_mask.mean()
+
+    _, problems = bind_estimator(changed_share, {}, where="loss.share")
+    assert problems == ["changed_share: 'chosen_changed_mask': an estimator sees one value per example, not one per token"]
+
+
 def test_unknown_name_and_setting_of_an_estimator() -> None:
     def moments(chosen_lenghts: PerExample, *, decay: float) -> Tensor:
         return chosen_lenghts.mean() * decay
