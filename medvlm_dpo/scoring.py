@@ -115,9 +115,7 @@ class _Distribution(NamedTuple):
         return self.log_probs if len(places) == len(self.places) else self.log_probs[torch.searchsorted(self.places, places)]
 
 
-def _values_of(
-    base: str, names: Collection[TensorName], batch: Batch, own: _Distribution, compared: _Compared, head: Head
-) -> Tensor:
+def _values_of(base: str, names: Collection[TensorName], batch: Batch, own: _Distribution, compared: _Compared, head: Head) -> Tensor:
     places = _places(names, batch)
 
     def still(states: HiddenStates | None, where: Tensor) -> LogProbs:
