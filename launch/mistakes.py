@@ -13,6 +13,7 @@ from medvlm_dpo.errors import nearest
 
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
 
+_NO_SETTINGS = ("hydra", "card")  # nothing to choose: the launcher's own settings, and a loss's words for people
 _TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 
@@ -79,7 +80,7 @@ def _unknown_key(key: str, cause: OmegaConfBaseException, overrides: Sequence[st
     missing = str(cause.key)
     parts = key.split(".")
     place = ".".join(parts[: parts.index(missing)]) if missing in parts else ""
-    valid = [str(name) for name in _keys(cause.parent_node) if not str(name).startswith("_") and name != "hydra"]
+    valid = [str(name) for name in _keys(cause.parent_node) if not str(name).startswith("_") and name not in _NO_SETTINGS]
     if not place:
         return f"{key}: there is no key or group '{missing}'{nearest(missing, valid)}"
     group = place.split(".")[0]

@@ -114,6 +114,15 @@ def test_terms_of_nested_sums_with_their_weights_formulas_and_settings():
     assert words["formula"] == "6 x inner/dpo + 1.5 x inner/nll"
     assert words["terms"].startswith("6 x inner/dpo: |a| * b [beta 0.1] 1.5 x inner/nll: Supervised fine-tuning")
     assert "gone" not in words["terms"]
+    assert words["left out"] == "gone, whose weight is 0"
+
+
+def test_a_term_left_out_of_a_nested_sum_is_told_beside_the_formula_of_the_card():
+    inner = {"terms": {"dpo": DPO, "nll": SFT}, "weights": {"dpo": 2.0, "nll": 0.0}}
+    words = told({"terms": {"inner": inner}, "weights": {"inner": 3.0}, "card": CARD})
+    assert words["formula"] == "|a| * b"
+    assert words["left out"] == "inner/nll, whose weight is 0"
+    assert "left out" not in told({"terms": {"nll": SFT}, "weights": {"nll": 1.0}, "card": CARD})
 
 
 def test_a_sum_with_a_card_says_what_it_shares_and_what_the_card_adds():
@@ -157,6 +166,14 @@ def test_distributions_corrupted_images_and_facts_are_named(tmp_path: Path, monk
     assert "image_kl: KL divergence from the true image's distribution" in needs
     assert "pair_weight: weight of the pair in its record" in needs
     assert "policy, without gradient: chosen_corrupt" in needs
+
+
+def test_a_function_without_card_and_docstring_has_a_heading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bare = re.sub(r'\n    """.*?"""', "", USER_LOSS)
+    (tmp_path / "bare_loss_of_test_describe.py").write_text(bare, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = describe([config({"_target_": "bare_loss_of_test_describe.far"})], width=80)
+    assert text.startswith("mine: a function without a docstring\n---")
 
 
 def test_without_a_reference():

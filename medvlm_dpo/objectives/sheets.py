@@ -1,7 +1,7 @@
 """Everything that can be said about one composed loss: its card, its values, its terms and its needs, gathered for whoever prints them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class Sheet:
         docstring: of the function, blank for a sum.
         settings: those of the loss itself; of a sum, the shared ones.
         terms: of a sum, nested ones flattened; none for a lone function.
+        left_out: of a sum, the terms of weight 0: a card's formula may still have them.
         needs: what `needs_of` says.
         corruption: the corruption chosen beside the loss.
         reference: the reference chosen beside it.
@@ -54,6 +55,7 @@ class Sheet:
     docstring: str
     settings: tuple[Setting, ...]
     terms: tuple[TermSheet, ...]
+    left_out: tuple[str, ...]
     needs: Mapping[str, Any]
     corruption: str
     reference: str
@@ -84,6 +86,7 @@ def sheet_of(name: str, node: Mapping[str, Any], *, corruption: str, reference: 
         docstring="" if function is None else _docstring(function),
         settings=_settings(node),
         terms=tuple(_term(term, _node_at(node, term.name)) for term in objective.terms) if objective.is_sum else (),
+        left_out=tuple(_left_out(node)),
         needs=needs_of(objective),
         corruption=corruption,
         reference=reference,
@@ -94,6 +97,15 @@ def _term(term: Term, node: Mapping[str, Any]) -> TermSheet:
     card = card_of(node)
     formula = card.formula if card else _docstring(term.bound.function).partition("\n")[0]
     return TermSheet(term.name, term.weight, formula, _settings(node))
+
+
+def _left_out(node: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the terms of weight 0, flattened as those that count."""
+    for name, term in node.get("terms", {}).items():
+        if node["weights"][name] == 0:
+            yield name
+        else:
+            yield from (f"{name}/{inner}" for inner in _left_out(term))
 
 
 def _node_at(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:

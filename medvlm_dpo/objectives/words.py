@@ -9,6 +9,7 @@ from medvlm_dpo.vocab import BASES, FACTS
 
 _PRESENCE = ("chosen_present", "rejected_present")  # said by the line on the answers an example must have
 NO_CARD = "its yaml has no card"
+NO_TITLE = "a function without a docstring"
 UNREAD = "paper text not consulted"
 
 
@@ -24,7 +25,9 @@ def title_of(sheet: Sheet) -> str:
     """The title on the card; without one the first line of the function's docstring, or what a sum adds."""
     if sheet.card is not None:
         return sheet.card.title
-    return sheet.docstring.partition("\n")[0] or f"the sum of {_list(term.name for term in sheet.terms)}"
+    if sheet.terms:
+        return f"the sum of {_list(term.name for term in sheet.terms)}"
+    return sheet.docstring.partition("\n")[0] or NO_TITLE
 
 
 def entries_of(sheet: Sheet) -> list[Entry]:
@@ -35,6 +38,7 @@ def entries_of(sheet: Sheet) -> list[Entry]:
         Entry("formula", tuple(" ".join(text.split()) for text in formula), is_formula=True),
         Entry("in words", () if card else _paragraphs(sheet.docstring)),
         Entry("terms", tuple(_term_lines(sheet))),
+        Entry("left out", tuple(f"{name}, whose weight is 0" for name in sheet.left_out)),
         Entry("source", (card.source, _evidence_words(card.evidence)) if card else (NO_CARD,)),
         Entry("needs", tuple(needs_lines(sheet))),
         Entry("settings", tuple(map(_setting_line, sheet.settings))),

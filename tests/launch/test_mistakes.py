@@ -26,6 +26,11 @@ def problems(world: World, monkeypatch: pytest.MonkeyPatch):
     return found
 
 
+def test_the_words_of_a_card_are_offered_to_nobody(problems, world: World) -> None:
+    (world.folder / "conf" / "loss" / "worded.yaml").write_text("colour: red\ncard: {title: words}\n", encoding="utf-8")
+    assert problems("loss=worded", "loss.xxx=1") == ("loss.xxx: loss=worded has no key 'xxx'; choose from colour",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
