@@ -20,6 +20,7 @@ from launch.mistakes import MISTAKES, missing_value, sentences
 from medvlm_dpo.config.catalogue import conf_folder
 from medvlm_dpo.config.identity import PATH_KEYS
 from medvlm_dpo.config.schema import CHECKS, SINGLE_VALUES, register
+from medvlm_dpo.config.shared import unread_shared_problems
 from medvlm_dpo.errors import InputError, nearest
 
 MAX_SEED = 2**32 - 1  # the largest seed numpy takes
@@ -155,8 +156,11 @@ def _plain(config: DictConfig, folders: list[str]) -> dict[str, Any]:
         if missing:
             raise InputError(missing_value(key) for key in missing)
         resolved = OmegaConf.to_container(own, resolve=True)
+        unread = unread_shared_problems(own, list(machine.overrides.task))
     except OmegaConfBaseException as error:
         raise InputError(sentences(error)) from error
+    if unread:
+        raise InputError(unread)
     if not isinstance(resolved, dict):
         raise TypeError("the root of a configuration is a mapping")
     plain = {str(key): _absolute_paths(value) for key, value in resolved.items()}

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -191,7 +191,7 @@ def _sum_leaves(node: Mapping[str, Any], where: str, batch_size: int) -> tuple[l
     terms, weights = as_node(node["terms"]), as_node(node.get("weights", {}))
     if not terms or weights is None:
         return [], [f"{where}.terms and {where}.weights must map the names of terms to terms and to numbers"]
-    problems = _weight_problems(terms, weights, where) + _shared_problems(node, where)
+    problems = _weight_problems(terms, weights, where)
     leaves: list[Term] = []
     for name, value in terms.items():
         term, weight = as_node(value), number_of(weights.get(name))
@@ -218,19 +218,3 @@ def _weight_problems(terms: Mapping[str, Any], weights: Mapping[str, Any], where
         elif not 0 <= number < math.inf:
             problems.append(f"{where}.weights.{name} must be >= 0, got {value}; signs belong inside a term")
     return problems
-
-
-def _shared_problems(node: Mapping[str, Any], where: str) -> list[str]:
-    """Shared settings that no term reads. The node is resolved, so a reading shows as an equal value somewhere below `terms`."""
-    values = list(_values(node["terms"]))
-    return [
-        f"{where}.{key} is read by no term; refer to it as ${{...{key}}} inside {where}.terms, or remove it"
-        for key, value in node.items()
-        if key not in ("terms", "weights", "card") and value not in values
-    ]
-
-
-def _values(node: object) -> Iterator[object]:
-    yield node
-    for value in (as_node(node) or {}).values():
-        yield from _values(value)

@@ -103,16 +103,10 @@ def test_all_weights_0() -> None:
     ]
 
 
-def test_shared_settings_that_are_read_and_one_that_is_not() -> None:
-    """As Hydra leaves them: the references are resolved, so a shared value stands in the terms that read it."""
+def test_shared_settings_are_no_terms() -> None:
+    """Whether a term reads them is seen where the references still stand: medvlm_dpo.config.shared."""
     inner = {"beta": 0.25, "terms": {"dpo": {**DPO, "beta": 0.25}}, "weights": {"dpo": 1.0}}
-    node = {"beta": 0.25, "terms": {"inner": inner, "nll": SFT}, "weights": {"inner": 1.0, "nll": 1.0}}
-    assert problems(node) == []
-    assert problems({**node, "betta": 0.5}) == [
-        "loss.betta is read by no term; refer to it as ${...betta} inside loss.terms, or remove it",
-    ]
-    overridden = {"beta": 0.3, "terms": {"dpo": {**DPO, "beta": 0.7}}, "weights": {"dpo": 1.0}}
-    assert problems(overridden) == ["loss.beta is read by no term; refer to it as ${...beta} inside loss.terms, or remove it"]
+    assert problems({"beta": 0.25, "terms": {"inner": inner, "nll": SFT}, "weights": {"inner": 1.0, "nll": 1.0}}) == []
 
 
 def test_complaints_about_weights_come_together() -> None:
