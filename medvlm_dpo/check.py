@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.config.catalogue import catalogue, choices_of
+from medvlm_dpo.config.catalogue import catalogue, choices_of, compose_loss, loss_names
 from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
@@ -154,7 +154,7 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
         },
         evaluation_content=evaluation_content,
         graders={name: grader.version for name, grader in task.graders.items()},
-        notes=[*data.notes, *notes, *_unread_notes(objective, config), *_dropped_notes(data.dropped, "data", "result.json")],
+        notes=[*data.notes, *notes, *_unread_notes(objective, config), *_reference_notes(config), *_dropped_notes(data.dropped, "data", "result.json")],
         num_train_examples=num_train,
         unread=_unread(objective),
         steps=num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps),
@@ -228,6 +228,15 @@ def _reference_problems(objective: Objective, reference: AbstractReference | Non
         return []
     choices = config["choices"]
     return [f"reference={choices.get('reference')}, but {choices['loss']} reads no reference; leave reference= away"]
+
+
+def _reference_notes(config: Config) -> list[str]:
+    """Says when a command gives a loss of the catalogue another reference than its own: the name then means another loss."""
+    name, chosen = str(config["choices"]["loss"]), str(config["choices"].get("reference"))
+    asked = any(item.lstrip("+").partition("=")[0] == "reference" for item in config["overrides"])
+    if not asked or name not in loss_names() or (own := compose_loss([f"loss={name}"]).reference) == chosen:
+        return []
+    return [f"loss={name} is defined with reference={own}; with reference={chosen} the name stands for another loss"]
 
 
 def _validation_problems(loss: Config, num_pairs: int, batch_size: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ def test_a_moving_reference_needs_a_loss_that_reads_one(world: World) -> None:
     ]
     assert world.problems(reference=moving) == []
     assert world.problems(reference={**moving, "mix": 2.0}) == ["reference.mix must be in (0, 1], got 2.0"]
+
+
+def test_another_reference_than_the_losses_own_is_said(world: World) -> None:
+    start = {"_target_": "medvlm_dpo.reference.StartingReference"}
+    choices = {**world.config()["choices"], "loss": "tr_dpo", "reference": "adapter_off"}
+    asked = {"loss": loss_node("tr_dpo"), "reference": start, "choices": choices}
+    said = "loss=tr_dpo is defined with reference=moving; with reference=adapter_off the name stands for another loss"
+    assert said in world.check(world.config(**asked, overrides=["loss=tr_dpo", "reference=adapter_off"]))[0].notes
+    assert said not in world.check(world.config(**asked, overrides=["loss=tr_dpo"]))[0].notes
+    dpo = world.check(world.config(choices={**choices, "loss": "dpo"}, overrides=["loss=dpo", "reference=adapter_off"]))[0].notes
+    assert not any("stands for another loss" in note for note in dpo)
 
 
 def test_a_corruption_the_records_do_not_allow_is_refused(world: World) -> None:
@@ -176,7 +188,7 @@ def test_problems_of_one_cell_are_not_those_of_another(world: World) -> None:
 # --- the user's records ----------------------------------------------------------------------------------------------
 
 
-def user_config(world: World, answers: list[tuple[str, str | None]], **changes: Any) -> dict[str, Any]:
+def user_config(world: World, answers: Sequence[tuple[str | None, str | None]], **changes: Any) -> dict[str, Any]:
     config = world.config(**changes)
     config["data"] = write_user_pairs(world.root / "user", answers)
     return config
@@ -220,6 +232,15 @@ def test_losses_of_pairs_refuse_single_answers_and_say_which_do_not(world: World
     assert "loss term dpo needs a rejected answer; 1 of 7 examples have none (first: id case_6)" in problems[0]
     assert problems[0].endswith("kto")
     assert world.check({**config, "loss": loss_node("kto")})[0].problems == []
+
+
+@pytest.mark.parametrize("loss", ["kto", "bco"])
+def test_losses_of_single_answers_accept_undesirable_ones_alone(world: World, loss: str) -> None:
+    config = user_config(world, [*((None, f"No, {place}.") for place in range(6)), ("Yes.", None)])
+
+    assert world.check({**config, "loss": loss_node(loss)})[0].problems == []
+    (problem,) = world.check({**config, "loss": loss_node("sft")})[0].problems
+    assert problem.startswith("loss term sft needs a chosen answer; 6 of 7 examples have none (first: id case_")
 
 
 def test_unmatched_answers_must_exist(world: World) -> None:

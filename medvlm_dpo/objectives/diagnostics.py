@@ -18,6 +18,9 @@ from medvlm_dpo.objectives.totals import Total, masked_total, share_above
 from medvlm_dpo.vocab import CLEAN_VIEWS, PerExample
 
 
+ROUNDING_NATS = 1e-5  # of summed float32 log-probabilities
+
+
 def preference_accuracy(detached_policy_chosen_mean_logps: PerExample, detached_policy_rejected_mean_logps: PerExample) -> PerExample:
     """1 where the policy gives the chosen answer the higher mean log-probability per token, 1/2 at a tie, else 0."""
     return share_above(detached_policy_chosen_mean_logps, detached_policy_rejected_mean_logps)
@@ -29,8 +32,12 @@ def preference_gain(
     reference_chosen_logps: PerExample,
     reference_rejected_logps: PerExample,
 ) -> PerExample:
-    """1 where the chosen answer's log-ratio to the reference is above the rejected one's, 1/2 at a tie, else 0; sums, no beta."""
-    return share_above(detached_policy_chosen_logps - reference_chosen_logps, detached_policy_rejected_logps - reference_rejected_logps)
+    """1 where the chosen answer's log-ratio to the reference is above the rejected one's, 1/2 at a tie, else 0; sums, no beta.
+
+    Differences of rounding (1e-5 nats) count as ties: before the first step all are, however the batch is cut.
+    """
+    chosen_ratio = detached_policy_chosen_logps - reference_chosen_logps
+    return share_above(chosen_ratio, detached_policy_rejected_logps - reference_rejected_logps, tie=ROUNDING_NATS)
 
 
 def preference_margin(

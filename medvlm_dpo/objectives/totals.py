@@ -54,9 +54,15 @@ def masked_total(values: Tensor, views: Iterable[str], facts: Mapping[str, Tenso
     return Total((values.detach().double() * present).sum(), present.sum())
 
 
-def share_above(values: Tensor, others: Tensor) -> Tensor:
-    """1 where a value is above the other, 0 where it is below, one half at a tie."""
-    return (1 + torch.sign(values - others)) / 2
+def share_above(values: Tensor, others: Tensor, *, tie: float = 0.0) -> Tensor:
+    """1 where a value is above the other, 0 where it is below, one half at a tie.
+
+    Args:
+        values, others: [example].
+        tie: the largest difference that counts as none, in the values' unit.
+    """
+    difference = values - others
+    return (1 + torch.sign(difference) * (difference.abs() > tie)) / 2
 
 
 def loss_totals(objective: Objective, outputs: list[TermOutput], facts: Mapping[str, Tensor]) -> dict[str, Total]:

@@ -238,3 +238,13 @@ def test_the_image_gap_of_a_perception_loss_is_free() -> None:
     """Its divergence has scored the corrupted image already."""
     demand = Demand(objective_tensors=frozenset({TENSOR_NAMES["policy_chosen_token_image_kl"]}))
     assert "image_gap" in free_diagnostics(demand).functions
+
+
+def test_differences_of_rounding_are_ties() -> None:
+    values = column(1.0, 1.0, 1.0, 1.0, 1.0)
+    others = values - column(2e-5, 9e-6, 0, -9e-6, -2e-5)
+    assert share_above(values, others, tie=1e-5).tolist() == [1, 0.5, 0.5, 0.5, 0]
+    assert share_above(values, others).tolist() == [1, 1, 0.5, 0, 0]
+    tensors = {**TENSORS, "policy_chosen_logps": TENSORS["reference_chosen_logps"] + 3e-6}
+    tensors["policy_rejected_logps"] = TENSORS["reference_rejected_logps"] - 3e-6
+    assert means_of(all_diagnostics().totals(tensors, FACTS))["preference_gain"] == 0.5
