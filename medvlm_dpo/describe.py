@@ -147,6 +147,9 @@ with everything only it needs. A building block joins a loss on the command line
 python run.py loss=mdpo +loss@loss.terms.perception=perception +loss.weights.perception=0.01
 ```
 
+An example has one corrupted image, so a sum has one corruption: the one its own yaml or the command chooses. Of two nested losses that each
+bring one, the last named decides; say it in the sum's yaml (`override /corruption@_global_.corruption: blur`) or with `corruption=blur`.
+
 ## How to add one
 
 One function and one yaml: [CONTRIBUTING.md](../CONTRIBUTING.md#add-a-loss-one-function-and-one-yaml).
