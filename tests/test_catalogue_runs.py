@@ -17,7 +17,16 @@ SMALL = ["data.num_pairs=64", "data.num_validation_pairs=16", "evaluation.questi
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_loss_runs_end_to_end_and_the_table_says_what_it_needed_and_cost(tmp_path: Path) -> None:
-    command = [sys.executable, "run.py", "-m", "loss=glob(*)", "trainer.max_steps=20", *SMALL, "sweep_name=all", f"paths.output_dir={tmp_path}"]
+    command = [
+        sys.executable,
+        "run.py",
+        "-m",
+        "loss=glob(*)",
+        "trainer.max_steps=20",
+        *SMALL,
+        "sweep_name=all",
+        f"paths.output_dir={tmp_path}",
+    ]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
