@@ -149,7 +149,7 @@ def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, A
     return config
 
 
-def write_user_pairs(folder: Path, answers: list[tuple[str, str | None]]) -> dict[str, Any]:
+def write_user_pairs(folder: Path, answers: Sequence[tuple[str | None, str | None]]) -> dict[str, Any]:
     """A user's folder with one picture a pair; gives the data node that reads it."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,9 @@ def write_user_pairs(folder: Path, answers: list[tuple[str, str | None]]) -> dic
     for number, (chosen, rejected) in enumerate(answers):
         pixels = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(images / f"{number}.png")
-        record: dict[str, Any] = {"id": f"case_{number}", "image": f"{number}.png", "conversations": _turns(chosen)}
+        record: dict[str, Any] = {"id": f"case_{number}", "image": f"{number}.png"}
+        if chosen is not None:
+            record["conversations"] = _turns(chosen)
         if rejected is not None:
             record["rejected_conversations"] = _turns(rejected)
         records.append(record)

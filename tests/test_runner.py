@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from core_world import make_config, metrics_of, write_user_pairs, write_user_questions
+from core_world import loss_node, make_config, metrics_of, write_user_pairs, write_user_questions
 
 from launch.freeze import freeze_sweep
 from launch.plan import plan_cells
@@ -92,6 +92,22 @@ def test_a_frozen_cell_runs_to_adapter_result_and_scores(untrained_model: Path, 
     assert scores["decoding"] == {"max_new_tokens": 4, "strategy": "greedy"}
     assert len(rows_of(cell)) == 6
     assert read_cell(cell).metric("train/loss") == result["metrics"]["train/loss"]
+
+
+@pytest.mark.parametrize("loss", ["kto", "bco"])
+def test_a_cell_learns_from_undesirable_answers_alone(untrained_model: Path, tmp_path: Path, loss: str) -> None:
+    data = write_user_pairs(tmp_path / "user", [(None, f"No, {place}.") for place in range(6)])
+    data["validation_fraction"] = 0.5
+    cell = freeze(untrained_model, tmp_path / "outputs", data=data, loss=loss_node(loss), trainer={"micro_batch_size": 1})["train"]
+
+    assert run_cell(cell) == 0
+    lines = metrics_of(cell)
+    names = {name for line in lines for name in line}
+    assert {"train/rejected_reward", "validation/rejected_logps_change"} <= names
+    assert not any("chosen" in name or "margin" in name for name in names)
+    norms = [line["train/gradient_norm"] for line in lines if "train/gradient_norm" in line]
+    assert len(norms) == 3
+    assert min(norms) > 0
 
 
 def test_a_start_cell_answers_with_the_untouched_model(untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

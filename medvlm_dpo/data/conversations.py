@@ -11,10 +11,10 @@ ROLES = ("human", "gpt")
 
 
 class Conversation(NamedTuple):
-    """Everything before the last answer, and the last answer."""
+    """Everything before the last answer, and the last answer; None where the conversation ends with a question."""
 
     context: tuple[Turn, ...]
-    answer: str
+    answer: str | None
 
 
 def without_placeholder(text: str) -> str:
@@ -31,13 +31,14 @@ def without_placeholder(text: str) -> str:
     return joined.strip()
 
 
-def read_conversation(fields: Fields, value: Any, name: str) -> Conversation | None:
+def read_conversation(fields: Fields, value: Any, name: str, *, answer_required: bool = True) -> Conversation | None:
     """A conversation that starts with `human`, alternates, and ends with `gpt`.
 
     Args:
         fields: where flaws go.
         value: the JSON value.
         name: its key, for messages.
+        answer_required: whether ending with a question is a flaw.
 
     Returns:
         None where there is a flaw.
@@ -49,10 +50,12 @@ def read_conversation(fields: Fields, value: Any, name: str) -> Conversation | N
     complete = [turn for turn in turns if turn is not None]
     if len(complete) < len(turns):
         return None
-    if len(complete) % 2:
-        fields.add(f"{name} has {len(complete)} turns; it must end with an answer (`gpt`)")
-        return None
-    return Conversation(tuple(complete[:-1]), complete[-1].text)
+    if len(complete) % 2 == 0:
+        return Conversation(tuple(complete[:-1]), complete[-1].text)
+    if not answer_required:
+        return Conversation(tuple(complete), None)
+    fields.add(f"{name} has {len(complete)} turn{'s' if len(complete) != 1 else ''}; it must end with an answer (`gpt`)")
+    return None
 
 
 def first_difference(context: Sequence[Turn], other: Sequence[Turn]) -> int:

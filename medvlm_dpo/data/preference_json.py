@@ -7,8 +7,9 @@ A JSON list of records (or one record, or `.jsonl`):
      "rejected_image": "noised/7.png", "weighted_score": 0.6, "error_type": "presence",
      "regions": [[10, 20, 64, 80]], "mask": "masks/7.png"}
 
-Everything but `id`, `image` and `conversations` is optional; unknown keys are kept in `Example.extra`. Without
-`rejected_conversations` a record has a chosen answer only. The same answer in both conversations is accepted where
+Everything but `id`, `image` and one answer is optional; unknown keys are kept in `Example.extra`. Without
+`rejected_conversations` a record has a chosen answer only; beside it `conversations` may be absent or end with the
+question, and the record then has a rejected answer only. The same answer in both conversations is accepted where
 `rejected_image` is another picture: such pairs compare images.
 """
 
@@ -29,7 +30,7 @@ from medvlm_dpo.data.table import Candidate, one_per_id
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.vocab import Example, Turn
 
-READER_VERSION = 2
+READER_VERSION = 3
 MISSPELT = {"conversations": "conversatons", "rejected_conversations": "rejected_conversatons"}
 IMAGE_KEYS = ("image", "rejected_image", "mask")
 KEYS = ("id", *IMAGE_KEYS, "weighted_score", "conversations", "rejected_conversations", "error_type", "regions")
@@ -40,7 +41,7 @@ class PreferenceRecord(NamedTuple):
 
     image: str
     context: tuple[Turn, ...]
-    chosen: str
+    chosen: str | None
     rejected: str | None
     rejected_image: str | None
     pair_weight: float | None
@@ -139,23 +140,30 @@ def _parse(fields: Fields) -> PreferenceRecord | None:
     _check_near_keys(fields)
     refuse_reserved(fields)
     image, rejected_image = fields.image("image"), fields.image("rejected_image", required=False)
-    chosen = _conversation(fields, "conversations")
-    rejected = _conversation(fields, "rejected_conversations") if _has_rejected(fields) else None
+    chosen, rejected = _conversations(fields)
     pair_weight, error_type = fields.number("weighted_score"), fields.text("error_type", required=False)
     regions, mask = read_boxes(fields), fields.image("mask", required=False)
     if chosen and rejected:
         _check_pair(fields, chosen, rejected, has_rejected_image=rejected_image is not None)
-    if image is None or chosen is None or fields.flaws:
+    asked = chosen or rejected
+    if image is None or asked is None or fields.flaws:
         return None
     known = {*KEYS, *MISSPELT.values()}
     extra = {name: value for name, value in fields.record.items() if name not in known}
-    rejected_answer = rejected.answer if rejected else None
-    return PreferenceRecord(
-        image, chosen.context, chosen.answer, rejected_answer, rejected_image, pair_weight, error_type, regions, mask, extra
-    )
+    answers = (chosen.answer if chosen else None, rejected.answer if rejected else None)
+    return PreferenceRecord(image, asked.context, *answers, rejected_image, pair_weight, error_type, regions, mask, extra)
 
 
-def _conversation(fields: Fields, name: str) -> Conversation | None:
+def _conversations(fields: Fields) -> tuple[Conversation | None, Conversation | None]:
+    """The conversations with the chosen and with the rejected answer; one answer is enough, whichever it is."""
+    has_rejected = _has(fields, "rejected_conversations")
+    rejected = _conversation(fields, "rejected_conversations") if has_rejected else None
+    if has_rejected and not _has(fields, "conversations"):
+        return None, rejected
+    return _conversation(fields, "conversations", answer_required=not has_rejected), rejected
+
+
+def _conversation(fields: Fields, name: str, *, answer_required: bool = True) -> Conversation | None:
     misspelt = MISSPELT[name]
     if name in fields.record and misspelt in fields.record:
         fields.add(f"the record has both {name} and {misspelt}; keep one")
@@ -164,18 +172,18 @@ def _conversation(fields: Fields, name: str) -> Conversation | None:
     if key not in fields.record:
         fields.add(f"{name} is missing; expected a list of turns")
         return None
-    return read_conversation(fields, fields.record[key], key)
+    return read_conversation(fields, fields.record[key], key, answer_required=answer_required)
 
 
-def _has_rejected(fields: Fields) -> bool:
-    return any(fields.record.get(key) is not None for key in ("rejected_conversations", MISSPELT["rejected_conversations"]))
+def _has(fields: Fields, name: str) -> bool:
+    return any(fields.record.get(key) is not None for key in (name, MISSPELT[name]))
 
 
 def _check_pair(fields: Fields, chosen: Conversation, rejected: Conversation, *, has_rejected_image: bool) -> None:
     if chosen.context != rejected.context:
         turn = first_difference(chosen.context, rejected.context)
         fields.add(f"rejected_conversations differs from conversations in turn {turn}; both must ask the same before the last answer")
-    elif chosen.answer == rejected.answer and not has_rejected_image:
+    elif chosen.answer is not None and chosen.answer == rejected.answer and not has_rejected_image:
         fields.add("the chosen and the rejected answer are equal", chosen.answer)
 
 

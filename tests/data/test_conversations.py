@@ -58,6 +58,15 @@ def test_everything_before_the_last_answer_is_context() -> None:
     assert found.answer == "Left"
 
 
+def test_a_last_question_is_context_where_no_answer_is_required() -> None:
+    fields = Fields({})
+    found = read_conversation(fields, conversation("What?", "CT", "Where?"), "conversations", answer_required=False)
+    assert fields.flaws == []
+    assert found == ((Turn("human", "What?"), Turn("gpt", "CT"), Turn("human", "Where?")), None)
+    answered = read_conversation(fields, conversation("What?", "CT"), "conversations", answer_required=False)
+    assert answered == ((Turn("human", "What?"),), "CT")
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -68,7 +77,8 @@ def test_everything_before_the_last_answer_is_context() -> None:
         ([{"from": "human", "value": 3}], r"turn 1 is not \{\"from\""),
         ([{"from": "gpt", "value": "A"}], "turn 1 must be from `human`"),
         ([{"value": "A"}], "turn 1 must be from `human`"),
-        (conversation("Q"), r"has 1 turns; it must end with an answer \(`gpt`\)"),
+        (conversation("Q"), r"has 1 turn; it must end with an answer \(`gpt`\)"),
+        (conversation("Q", "A", "Q"), r"has 3 turns; it must end with an answer \(`gpt`\)"),
         (conversation("Q", "  "), r"turn 2 \(answer\) is empty"),
         (conversation("<image>\n", "A"), r"turn 1 \(question\) is empty"),
         (conversation("<image><image>Q", "A"), "turn 1 holds <image> 2 times"),

@@ -101,6 +101,30 @@ def test_without_rejected_conversations_there_is_no_rejected_answer(folder: Any,
     assert (example.chosen, example.rejected) == ("Left.", None)
 
 
+@pytest.mark.parametrize("absent", [..., None, "prompt", "misspelt prompt"])
+def test_a_question_alone_beside_a_rejected_answer_is_a_record_without_a_chosen_one(folder: Any, turns: Turns, absent: Any) -> None:
+    question = turns("Where is it?", "Left.")[:1]
+    record = folder.pair(conversations=question if absent == "prompt" else ..., rejected_image="1.png")
+    if absent is None:
+        record["conversations"] = None
+    if absent == "misspelt prompt":
+        record["conversatons"] = question
+    example = the_example(folder.read([record]))
+    assert (example.turns, example.chosen, example.rejected, example.extra) == ((Turn("human", "Where is it?"),), None, "Right.", {})
+
+
+def test_records_with_either_answer_stand_in_one_file(folder: Any, turns: Turns) -> None:
+    several = turns("What is it?", "CT") + turns("Where?", "Right.")
+    records = [
+        folder.pair("chosen", rejected_conversations=...),
+        folder.pair("rejected", conversations=several[:-1], rejected_conversations=several),
+    ]
+    examples = {example.id: example for example in all_examples(folder.read(records))}
+    assert (examples["chosen"].chosen, examples["chosen"].rejected) == ("Left.", None)
+    assert (examples["rejected"].chosen, examples["rejected"].rejected) == (None, "Right.")
+    assert examples["rejected"].turns == (Turn("human", "What is it?"), Turn("gpt", "CT"), Turn("human", "Where?"))
+
+
 def test_one_object_and_jsonl(folder: Any) -> None:
     assert len(all_examples(folder.read(folder.pair()))) == 1
     path = folder.root / "pairs.jsonl"
@@ -138,7 +162,34 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda pair: pair("b", conversations=[pair("b")["conversations"][0], {"from": "gpt", "value": " "}]),
         r"turn 2 \(answer\) is empty",
     ),
-    "no conversation": (lambda pair: pair("b", conversations=...), "conversations is missing; expected a list of turns"),
+    "no conversation": (
+        lambda pair: pair("b", conversations=..., rejected_conversations=...),
+        "conversations is missing; expected a list of turns",
+    ),
+    "question alone": (
+        lambda pair: pair("b", conversations=pair("b")["conversations"][:1], rejected_conversations=...),
+        r"conversations has 1 turn; it must end with an answer \(`gpt`\)",
+    ),
+    "two questions alone": (
+        lambda pair: pair("b", conversations=pair("b")["conversations"][:1], rejected_conversations=pair("b")["conversations"][:1]),
+        "rejected_conversations has 1 turn; it must end with an answer",
+    ),
+    "another question alone": (
+        lambda pair: pair("b", conversations=[{"from": "human", "value": "What?"}]),
+        "rejected_conversations differs from conversations in turn 1",
+    ),
+    "an answer more in the question alone": (
+        lambda pair: pair("b", conversations=[*pair("b")["conversations"], {"from": "human", "value": "What?"}]),
+        "rejected_conversations differs from conversations in turn 2",
+    ),
+    "empty rejected answer alone": (
+        lambda pair: pair("b", conversations=..., rejected_conversations=[pair("b")["conversations"][0], {"from": "gpt", "value": " "}]),
+        r"rejected_conversations, turn 2 \(answer\) is empty",
+    ),
+    "misspelt conversations": (
+        lambda pair: pair("b", conversations=..., conversation=[]),
+        r"an unknown key looks like a misspelt conversations; rename it \(conversation\)",
+    ),
     "conversation of wrong type": (lambda pair: pair("b", conversations="Q"), "conversations is a string; expected a list of turns"),
     "both spellings": (lambda pair: pair("b", conversatons=[]), "both conversations and conversatons; keep one"),
     "misspelt key": (
