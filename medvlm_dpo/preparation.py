@@ -91,13 +91,22 @@ def record_problems(
         "rejected": [example.id for example in every if example.rejected is None],
     }
     problems = missing_answer_problems(objective, missing, num_examples=len(every), unpaired_losses=unpaired_losses)
+    return problems + (_weight_problems(every, examples["train"]) if "pair_weight" in objective.demand.facts else [])
+
+
+def _weight_problems(every: Sequence[Example], train: Sequence[Example]) -> list[str]:
     weightless = [example.id for example in every if example.pair_weight is None]
-    if "pair_weight" in objective.demand.facts and weightless:
-        problems.append(
+    if weightless:
+        return [
             f"loss needs pair_weight, but {len(weightless)} of {len(every)} records have none (field weighted_score, "
             f"first: id {weightless[0]}); a missing weight is never taken as 1"
-        )
-    return problems
+        ]
+    if any(example.pair_weight for example in train):
+        return []
+    return [
+        "loss needs pair_weight, but every pair_weight is 0 in the training records (field weighted_score): what reads it would train "
+        "nothing; give some records a weight above 0, or choose a loss without weights"
+    ]
 
 
 def unmatched_problems(examples: tuple[Example, ...], backbone: AbstractBackbone) -> list[str]:

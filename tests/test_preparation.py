@@ -108,6 +108,22 @@ def test_a_missing_weight_is_never_1(own_losses: str) -> None:
     assert record_problems(objective, weighted, unpaired_losses=lambda: ["kto"]) == []
 
 
+def test_weights_that_are_all_0_train_nothing(own_losses: str) -> None:
+    weighted = build_objective({"_target_": f"{own_losses}.weighted", "_partial_": True}, batch_size=2)
+    one, two, three = (replace(pair, pair_weight=0.0) for pair in make_pairs(3))
+
+    def problems(third: Example) -> list[str]:
+        return record_problems(weighted, {"train": (one, third), "validation": (two,)}, unpaired_losses=lambda: ["kto"])
+
+    (problem,) = problems(three)
+    assert problem.startswith("loss needs pair_weight, but every pair_weight is 0 in the training records (field weighted_score)")
+    assert problems(replace(three, pair_weight=1e-9)) == []
+    heavy_validation = {"train": (one, three), "validation": (replace(two, pair_weight=1.0),)}
+    assert len(record_problems(weighted, heavy_validation, unpaired_losses=lambda: ["kto"])) == 1
+    unweighted = build_objective(loss_node("dpo"), batch_size=2)
+    assert record_problems(unweighted, {"train": (one, three)}, unpaired_losses=lambda: ["kto"]) == []
+
+
 def test_missing_answers_count_over_both_splits() -> None:
     objective = build_objective(loss_node("dpo"), batch_size=2)
     one, two, three = make_pairs(3)
