@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigTypeError, InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from medvlm_dpo.errors import nearest
@@ -33,7 +33,7 @@ def sentences(error: BaseException, overrides: Sequence[str] = (), choices: Mapp
     cause = next((item for item in (error.__cause__, error) if isinstance(item, OmegaConfBaseException)), None)
     if cause is not None:
         return [_cause_words(error, cause, overrides, choices or {})]
-    return [_must_choose(str(error)) or _one_line(str(error))]
+    return [_must_choose(str(error)) or _misplaced_override(str(error)) or _one_line(str(error))]
 
 
 def first_override_at_fault(error: BaseException, overrides: Sequence[str]) -> str | None:
@@ -59,6 +59,8 @@ def _cause_words(error: BaseException, cause: OmegaConfBaseException, overrides:
         return _wrong_type(error, cause)
     if isinstance(cause, MissingMandatoryValue):
         return missing_value(str(cause.full_key))
+    if isinstance(cause, ConfigTypeError) and str(cause.msg).startswith("Cannot merge DictConfig with ListConfig"):
+        return f"{cause.full_key}: expects names with their values, got a list; give each by its name, {cause.full_key}.NAME=..."
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: its reference cannot be resolved ({str(cause.msg).splitlines()[0]}); check the name inside ${{...}}"
     return _one_line(str(error))
@@ -107,6 +109,15 @@ def _must_choose(message: str) -> str | None:
         return None
     options = re.findall(r"^\t(\S+)", message, flags=re.MULTILINE)
     return f"{found[1]}: a choice is required; give {found[1]}=... (choices: {', '.join(sorted(options))})"
+
+
+def _misplaced_override(message: str) -> str | None:
+    """A yaml overrides a group of the top without saying so: Hydra looks for it below the yaml's own group."""
+    found = re.search(r"In '([^']+)': Could not override '([^'@]+)@([^']+)\.\2'", message)
+    if found is None:
+        return None
+    file, group, package = found.groups()
+    return f"{file}: `override /{group}` looks for {group} inside {package}; it must read `override /{group}@_global_.{group}: ...`"
 
 
 def _named_key(error: BaseException) -> str | None:

@@ -95,6 +95,18 @@ def test_mistakes_in_a_yaml(problems, world: World, text: str, says: str) -> Non
     assert "\n" not in sentence
 
 
+def test_a_group_overridden_from_within_another_needs_its_place(problems, world: World) -> None:
+    (world.folder / "conf/loss/misplaced.yaml").write_text("defaults: [steep, override /adapter: lora, _self_]\n", encoding="utf-8")
+    expected = "loss/misplaced: `override /adapter` looks for adapter inside loss; it must read `override /adapter@_global_.adapter: ...`"
+    assert problems("loss=misplaced") == (expected,)
+
+
+def test_a_list_in_place_of_named_values_is_told(problems, world: World) -> None:
+    (world.folder / "conf/loss/weighed.yaml").write_text("weights: {one: 1.0, other: 1.0}\n", encoding="utf-8")
+    expected = "loss.weights: expects names with their values, got a list; give each by its name, loss.weights.NAME=..."
+    assert problems("loss=weighed", "loss.weights=[1,1]") == (expected,)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
