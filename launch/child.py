@@ -94,8 +94,8 @@ def tell_checked(function: str, configs: Sequence[Mapping[str, Any]], settings: 
         InputError: with all settings that do not fit, or what the function raises itself.
     """
     told = locate(function)
-    first = next(iter(inspect.signature(told).parameters), "configs")
-    problems = check_targets({"task.settings": {"_target_": function, first: None, **settings}})
+    configs_name = list(inspect.signature(told).parameters)[:1]
+    problems = check_targets({"task.settings": {"_target_": function, **settings}}, served=configs_name)
     if problems:
         raise InputError(problems)
     return str(told(configs, **settings))

@@ -93,12 +93,13 @@ def _build(value: Any) -> Any:
     return [_build(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def check_targets(config: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
+def check_targets(config: Mapping[str, Any], ignore: Collection[str] = (), served: Collection[str] = ()) -> list[str]:
     """Compares the keys of every node with the signature of its target, before anything is built.
 
     Args:
         config: a composed configuration, or any part of it.
         ignore: top-level keys that somebody else checks (losses: their positional parameters are tensors).
+        served: parameters of the top-level nodes' targets that the code gives: the yaml may not, and is not offered them.
 
     Returns:
         One sentence per problem, each with the nearest valid name; empty when everything fits.
@@ -108,7 +109,7 @@ def check_targets(config: Mapping[str, Any], ignore: Collection[str] = ()) -> li
         for group, part in config.items()
         if group not in ignore
         for path, node in _nodes(part, str(group))
-        for problem in _check_node(path, node)
+        for problem in _check_node(path, node, served if path == group else ())
     ]
 
 
@@ -123,13 +124,13 @@ def _nodes(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _nodes(item, f"{path}[{index}]")
 
 
-def _check_node(path: str, node: Mapping[str, Any]) -> list[str]:
+def _check_node(path: str, node: Mapping[str, Any], served: Collection[str]) -> list[str]:
     try:
         function = locate(str(node["_target_"]))
     except InputError as error:
         return [f"{path}.{problem}" for problem in error.problems]
     name = str(node["_target_"]).rpartition(".")[2]
-    parameters = inspect.signature(function).parameters
+    parameters = {key: parameter for key, parameter in inspect.signature(function).parameters.items() if key not in served}
     if any(parameter.kind in _REST for parameter in parameters.values()):
         return [
             f"{path}: {name} takes open-ended arguments (*args or **kwargs), which cannot be checked; name every setting in its signature"

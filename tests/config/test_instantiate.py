@@ -122,6 +122,15 @@ def test_partial_node_may_miss_arguments_but_not_misname_them() -> None:
     assert check_targets({"loss": node}) == ["loss.ration: whole takes no 'ration'; did you mean ratio?"]
 
 
+def test_what_the_code_serves_is_neither_asked_for_nor_offered() -> None:
+    config = {"told": part(label="x"), "other": {"nested": part(siz=1)}}
+    assert check_targets(config, served=("size",)) == [
+        "other.nested.siz: Part takes no 'siz'; did you mean size?",
+        "other.nested.size is missing: Part needs it",
+    ]
+    assert check_targets({"told": part(size=1)}, served=("size",)) == ["told.size: Part takes no 'size'; choose from label"]
+
+
 def test_import_error_inside_a_target_is_not_called_a_misspelt_name(tmp_path: Path) -> None:
     (tmp_path / "needs_more.py").write_text("import a_library_nobody_has\n")
     with pytest.raises(ModuleNotFoundError, match="a_library_nobody_has"):

@@ -49,7 +49,8 @@ def test_every_configuration_reaches_the_function_as_it_was_composed(teller: Wor
     ("arguments", "says"),
     [
         (["task.settings.mark=wrong"], "error: mark: the first problem\nerror: mark: the second problem\n"),
-        (["+task.settings.colour=red"], "error: task.settings.colour: losses takes no 'colour'"),
+        (["+task.settings.colour=red"], "error: task.settings.colour: losses takes no 'colour'; choose from mark\n"),
+        (["+task.settings.configs=3"], "error: task.settings.configs: losses takes no 'configs'; choose from mark\n"),
         (["task.settings.mark=3"], "error: task.settings.mark: losses expects text, got 3"),
         (["~task.settings.mark"], "error: task.settings.mark is missing: losses needs it"),
         (["task.function=tellers.loses"], "error: _target_: tellers has no 'loses'; did you mean losses?"),
