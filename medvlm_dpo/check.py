@@ -154,7 +154,13 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
         },
         evaluation_content=evaluation_content,
         graders={name: grader.version for name, grader in task.graders.items()},
-        notes=[*data.notes, *notes, *_unread_notes(objective, config), *_reference_notes(config), *_dropped_notes(data.dropped, "data", "result.json")],
+        notes=[
+            *data.notes,
+            *notes,
+            *_unread_notes(objective, config),
+            *_reference_notes(config),
+            *_dropped_notes(data.dropped, "data", "result.json"),
+        ],
         num_train_examples=num_train,
         unread=_unread(objective),
         steps=num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps),
@@ -244,7 +250,8 @@ def _validation_problems(loss: Config, num_pairs: int, batch_size: int) -> list[
     if not num_pairs:
         return []
     smallest = num_pairs // -(-num_pairs // batch_size)
-    return [f"validation, {smallest} pairs at a time: {problem}" for problem in problems_of(loss, batch_size=smallest)]
+    counted = f"{smallest} pair{'s' if smallest != 1 else ''} at a time"
+    return [f"validation, {counted}: {problem}" for problem in problems_of(loss, batch_size=smallest)]
 
 
 def _unread(objective: Objective) -> list[str]:

@@ -278,6 +278,14 @@ def test_a_loss_on_corrupted_images_needs_a_corruption(world: World, monkeypatch
     assert problems[0].startswith("this loss scores answers on a corrupted image, but corruption=none; choose one of blank, blur, crop, ")
 
 
+@pytest.mark.parametrize("num_pairs", [1, 5])
+def test_validation_pairs_too_few_for_a_batch_statistic_are_counted(world: World, num_pairs: int) -> None:
+    """Five pairs in batches of four leave two batches, the smaller of two pairs; one pair stays alone."""
+    problems = world.problems(loss=loss_node("beta_dpo"), data={"num_validation_pairs": num_pairs})
+    alone = ["validation, 1 pair at a time: beta_dpo needs a global batch of at least 2 pairs, got 1"]
+    assert problems == (alone if num_pairs == 1 else [])
+
+
 def test_more_batch_than_data_is_said(world: World) -> None:
     cell = world.check(world.config(trainer={"batch_size": 20}))[0]
 
