@@ -16,8 +16,14 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Writes through a temporary file in the same folder, so that a reader sees the old or the new content, never half."""
+def write_bytes_atomic(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Writes through a temporary file in the same folder, so that a reader sees the old or the new content, never half.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        content: all of it.
+        private: readable by its owner alone, whatever the umask and the file that stood there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -25,7 +31,8 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())  # mkstemp gives 0600; a group's shared folder needs the umask
+        if not private:
+            Path(temporary).chmod(0o666 & ~_umask())  # mkstemp gives 0600; a group's shared folder needs the umask
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

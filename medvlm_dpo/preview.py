@@ -110,7 +110,8 @@ def _write(config: Config, path: Path, num_pairs: int, picture_side: int) -> str
     sheet = _Sheet(config["choices"]["data"], config["choices"]["corruption"], corruption, picture_side)
     body = [_header(sheet, settings_of(config["corruption"]), source.data_class, len(shown), [example for _, example in pairs])]
     body += [_article(sheet, split, example) for split, example in shown]
-    write_bytes_atomic(path, _page(f"{sheet.data}, corruption {sheet.corruption_name}", body).encode())
+    page = _page(f"{sheet.data}, corruption {sheet.corruption_name}", body)
+    write_bytes_atomic(path, page.encode(), private=source.data_class != "public")
     return f"{path}: {len(shown)} of {len(pairs)} pairs"
 
 

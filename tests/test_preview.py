@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import stat
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,19 @@ def test_texts_are_escaped_and_the_data_class_is_told(tmp_path: Path) -> None:
     assert "Where <b>is</b> it?" in page.said("p")
     assert "weight 0.5, error type <x>, split train, id <i>&1" in page.said("div")
     assert "data class research. It must stay on this machine." in page.said("p")
+
+
+@pytest.mark.parametrize(("data_class", "mode"), [("public", 0o644), ("research", 0o600), ("credentialed", 0o600)])
+def test_what_is_not_public_is_readable_by_its_owner_alone(tmp_path: Path, data_class: str, mode: int) -> None:
+    path = tmp_path / "out" / "previews" / "preference_json-crop.html"
+    path.parent.mkdir(parents=True)
+    path.touch(mode=0o666)  # an older sheet that everybody may read
+    before = os.umask(0o022)
+    try:
+        previewed(config(tmp_path, data=user_data(tmp_path, [record("a", "left", "right")], data_class)))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 def test_the_words_that_differ_are_marked_and_no_others(tmp_path: Path) -> None:
