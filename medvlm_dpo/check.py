@@ -141,11 +141,7 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     problems += _reference_problems(objective, reference, config)
     problems += _validation_problems(config["loss"], len(data.examples["validation"]), trainer.batch_size)
     num_train = len(data.examples["train"])
-    if num_train < trainer.batch_size:
-        notes = [
-            *notes,
-            f"trainer.batch_size={trainer.batch_size} is more than the {num_train} training examples: some stand in one step twice",
-        ]
+    steps = num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps)
     return CheckedCell(
         problems=problems,
         content={
@@ -157,14 +153,21 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
         notes=[
             *data.notes,
             *notes,
+            *_few_examples_notes(num_train, trainer.batch_size),
             *_unread_notes(objective, config),
-            *_reference_notes(config),
+            *_reference_notes(config, reference if objective.demand.needs_reference else None, steps),
             *_dropped_notes(data.dropped, "data", "result.json"),
         ],
         num_train_examples=num_train,
         unread=_unread(objective),
-        steps=num_steps(num_examples=num_train, batch_size=trainer.batch_size, max_epochs=trainer.max_epochs, max_steps=trainer.max_steps),
+        steps=steps,
     )
+
+
+def _few_examples_notes(num_train: int, batch_size: int) -> list[str]:
+    if num_train >= batch_size:
+        return []
+    return [f"trainer.batch_size={batch_size} is more than the {num_train} training examples: some stand in one step twice"]
 
 
 def _loss_problems(config: Config) -> list[str]:
@@ -236,13 +239,15 @@ def _reference_problems(objective: Objective, reference: AbstractReference | Non
     return [f"reference={choices.get('reference')}, but {choices['loss']} reads no reference; leave reference= away"]
 
 
-def _reference_notes(config: Config) -> list[str]:
-    """Says when a command gives a loss of the catalogue another reference than its own: the name then means another loss."""
+def _reference_notes(config: Config, reference: AbstractReference | None, steps: int) -> list[str]:
+    """What the reference says of this run, and whether the loss, by its name, is defined with another one."""
+    own_note = reference.note(steps) if reference is not None else None
+    notes = [own_note] if own_note is not None else []
     name, chosen = str(config["choices"]["loss"]), str(config["choices"].get("reference"))
     asked = any(item.lstrip("+").partition("=")[0] == "reference" for item in config["overrides"])
-    if not asked or name not in loss_names() or (own := compose_loss([f"loss={name}"]).reference) == chosen:
-        return []
-    return [f"loss={name} is defined with reference={own}; with reference={chosen} the name stands for another loss"]
+    if asked and name in loss_names() and (own := compose_loss([f"loss={name}"]).reference) != chosen:
+        notes.append(f"loss={name} is defined with reference={own}; with reference={chosen} the name stands for another loss")
+    return notes
 
 
 def _validation_problems(loss: Config, num_pairs: int, batch_size: int) -> list[str]:

@@ -24,6 +24,11 @@ class AbstractReference(ABC):
     def after_step(self, backbone: AbstractBackbone, step: int) -> None:  # noqa: B027 - a fixed reference has nothing to do
         """Called after every optimiser step with the number of steps done."""
 
+    def note(self, num_steps: int) -> str | None:
+        """What the user should know about this reference in a run of so many steps."""
+        del num_steps
+        return None
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep: plain values and tensors."""
         return {}
@@ -85,6 +90,15 @@ class MovingReference(AbstractReference):
         self._coefficients, self._snapshots = [value for value, _ in kept], [tensors for _, tensors in kept]
         self._updated_at, self._mixed = step, None
         print(f"step {step}: the reference moved towards the policy ({len(self._snapshots)} snapshots)")
+
+    def note(self, num_steps: int) -> str | None:
+        """Says when the run is over before the reference could move."""
+        if num_steps > self._every_steps:
+            return None
+        return (
+            f"reference.every_steps={self._every_steps} is not less than the {num_steps} steps of this run: the reference never moves, "
+            "so this is the same loss with reference=adapter_off; lower it"
+        )
 
     def state(self) -> dict[str, Any]:
         """Snapshots, their coefficients, and the step of the last update."""

@@ -91,6 +91,20 @@ def test_another_reference_than_the_losses_own_is_said(world: World) -> None:
     assert not any("stands for another loss" in note for note in dpo)
 
 
+def test_a_reference_that_never_moves_in_this_run_is_said(world: World) -> None:
+    moving = {"_target_": "medvlm_dpo.reference.MovingReference", "mix": 0.6, "every_steps": 3}
+
+    def notes(steps: int, loss: str) -> list[str]:
+        return world.check(world.config(loss=loss_node(loss), reference=moving, trainer={"max_steps": steps}))[0].notes
+
+    assert any(
+        note.startswith("reference.every_steps=3 is not less than the 3 steps of this run: the reference never moves")
+        for note in notes(3, "dpo")
+    )
+    assert not any("never moves" in note for note in notes(4, "dpo"))
+    assert not any("never moves" in note for note in notes(3, "sft"))
+
+
 def test_a_corruption_the_records_do_not_allow_is_refused(world: World) -> None:
     pairs = write_user_pairs(world.root / "user", PAIRS)
     file = {"_target_": "medvlm_dpo.data.corruption.plain.File", "missing": "error"}

@@ -118,12 +118,22 @@ def _science(value: Any, group: str) -> Any:
         shared = value.get("_shared_") or ()
         paths = frozenset[str]() if group == "loss" else PATH_KEYS  # a loss has no files: all its settings are science
         hidden = {"_partial_", "_shared_", *paths, *shared, *MACHINE_KEYS.get(group, ())}
-        return {str(key): _science(item, group) for key, item in value.items() if key not in hidden}
+        kept = _without_idle_terms(value) if group == "loss" else value
+        return {str(key): _science(item, group) for key, item in kept.items() if key not in hidden}
     if isinstance(value, list | tuple):
         return [_science(item, group) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _without_idle_terms(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sum without its terms of weight 0: they are not there."""
+    terms, weights = node.get("terms"), node.get("weights")
+    if not isinstance(terms, Mapping) or not isinstance(weights, Mapping):
+        return node
+    idle = {name for name, weight in weights.items() if weight == 0}
+    return {**node, **{key: {k: v for k, v in part.items() if k not in idle} for key, part in (("terms", terms), ("weights", weights))}}
 
 
 def _word(choice: object) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medvlm_dpo.errors import InputError
-from medvlm_dpo.objectives.calls import Statistic, estimate, evaluate
+from medvlm_dpo.objectives.calls import Statistic, cut, estimate, evaluate
 from medvlm_dpo.objectives.demand import Bound, Demand
 from medvlm_dpo.vocab import TOKEN_FACTS, VIEWS, ObjectiveOutput
 
@@ -39,14 +39,15 @@ def dry_run(bound: Bound, *, batch_size: int, where: str) -> list[str]:
         output = evaluate(bound, tensors, facts, statistics)
     except Exception as error:
         return _sentences(error, bound.name, where)
-    return _output_problems(output, bound, tensors, batch_size)
+    return _output_problems(output, bound, tensors, batch_size) or _coupling_problems(output.loss, bound, (tensors, facts, statistics))
 
 
 def _made_up(demand: Demand, batch_size: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for name in demand.tensors:
-        shape = (batch_size, _TOKENS) if name.reduction == "token_" else (batch_size,)
-        value = torch.full(shape, -1.0, dtype=torch.float64)  # an ordinary log-probability; 0 is a certainty some losses refuse
+        shape = torch.Size((batch_size, _TOKENS) if name.reduction == "token_" else (batch_size,))
+        # Ordinary log-probabilities, no two alike; 0 is a certainty some losses refuse.
+        value = -1.0 - torch.linspace(0, 1, shape.numel(), dtype=torch.float64).reshape(shape)
         tensors[str(name)] = value.requires_grad_(name.model == "policy")
     facts = {
         name: torch.full((batch_size, _TOKENS) if name in TOKEN_FACTS else (batch_size,), _FACT_VALUES.get(name, 1.0), dtype=torch.float64)
@@ -88,6 +89,22 @@ def _output_problems(output: ObjectiveOutput, bound: Bound, tensors: Mapping[str
             f"{bound.name}: the loss is {output.loss.detach()[0].item()} on made-up values; is a setting or a fixed statistic 0?"
         )
     return problems or _gradient_problems(output.loss, bound, tensors)
+
+
+def _coupling_problems(
+    loss: Tensor, bound: Bound, served: tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Statistic]]
+) -> list[str]:
+    """An example's loss must not change with its neighbours: micro-batches would then change the result."""
+    tensors, facts, statistics = served
+    first = torch.arange(1)
+    own = {name: cut(value, first) for name, value in statistics.items()}
+    alone = evaluate(bound, {name: value[:1] for name, value in tensors.items()}, {name: value[:1] for name, value in facts.items()}, own)
+    if torch.allclose(alone.loss, loss[:1], rtol=1e-9, atol=1e-12, equal_nan=True):
+        return []
+    return [
+        f"{bound.name}: the loss of an example changes with the examples beside it, so it would depend on trainer.micro_batch_size; "
+        "move what looks at the whole batch into an estimator"
+    ]
 
 
 def _gradient_problems(loss: Tensor, bound: Bound, tensors: Mapping[str, Tensor]) -> list[str]:

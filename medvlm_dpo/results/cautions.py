@@ -20,9 +20,10 @@ def training_cautions(metrics: Mapping[str, float]) -> list[str]:
     chosen, rejected = (metrics.get(metric(split, name), 0.0) for name in (CHOSEN_LOGPS_CHANGE, REJECTED_LOGPS_CHANGE))
     cautions: list[str] = []
     if max(chosen, rejected) < -FALL_NATS:
+        outcome = "the margin grew although the chosen answer became unlikelier" if chosen > rejected else "the preference was lost"
         cautions.append(
             f"both likelihoods fell: log-probabilities of the {split} pairs changed by {chosen:+.2f} nats (chosen) and {rejected:+.2f} "
-            "(rejected), so the preference was gained by making both answers unlikelier"
+            f"(rejected); {outcome}"
         )
     explained = metrics.get(metric(VALIDATION, LENGTH_R2), 0.0)
     if explained >= EXPLAINED_SHARE:

@@ -94,6 +94,24 @@ def test_what_changes_the_weights_changes_the_cell(key: str, value: object) -> N
     assert cell_identity(changed(key, value), CONTENT).hash != cell_identity(CONFIG, CONTENT).hash
 
 
+SUM: dict[str, Any] = {"weights": {"dpo": 1.0}, "terms": {"dpo": {"_target_": "a.dpo", "beta": 0.1}}}
+
+
+def test_a_term_of_weight_0_is_not_there() -> None:
+    joined = {"weights": {"dpo": 1, "sft": 0}, "terms": {**SUM["terms"], "sft": {"_target_": "a.sft"}}}
+    assert cell_identity(changed("loss", joined), CONTENT) == cell_identity(changed("loss", SUM), CONTENT)
+    nested = {"weights": {"all": 1.0}, "terms": {"all": joined}}
+    assert cell_identity(changed("loss", nested), CONTENT) == cell_identity(changed("loss", {**nested, "terms": {"all": SUM}}), CONTENT)
+    weighed = {**joined, "weights": {"dpo": 1, "sft": 0.1}}
+    assert cell_identity(changed("loss", weighed), CONTENT) != cell_identity(changed("loss", SUM), CONTENT)
+
+
+def test_a_card_is_words() -> None:
+    assert cell_identity(changed("loss.card", {"title": "x"}), CONTENT) == cell_identity(CONFIG, CONTENT)
+    with_card = {**SUM, "terms": {"dpo": {**SUM["terms"]["dpo"], "card": {"title": "x"}}}}
+    assert cell_identity(changed("loss", with_card), CONTENT) == cell_identity(changed("loss", SUM), CONTENT)
+
+
 @pytest.mark.parametrize("part", ["data", "model"])
 def test_content_stands_in_place_of_paths(part: str) -> None:
     assert cell_identity(CONFIG, {**CONTENT, part: "x" * 64}).hash != cell_identity(CONFIG, CONTENT).hash

@@ -140,3 +140,33 @@ def test_a_loss_over_tokens(user_module: WriteModule) -> None:
     objective = build_objective({"_target_": f"{name}.tokens"}, batch_size=2)
     (output,) = objective.evaluate({"policy_chosen_token_logps": column(-1, -2, -3).expand(2, 3)}, {}, {}, torch.arange(2))
     torch.testing.assert_close(output.output.loss, column(6, 6))
+
+
+def test_a_loss_that_mixes_examples_is_refused(user_module: Callable[[str], str]) -> None:
+    module = user_module("""
+def coupled(policy_chosen_logps: PerExample) -> ObjectiveOutput:
+    return ObjectiveOutput(policy_chosen_logps.mean() - policy_chosen_logps, {})
+
+
+def lonely(policy_chosen_logps: PerExample) -> ObjectiveOutput:
+    return ObjectiveOutput(-policy_chosen_logps / policy_chosen_logps.detach(), {})
+""")
+    (problem,) = problems_of({"_target_": f"{module}.coupled"}, batch_size=4)
+    assert problem.startswith(
+        "coupled: the loss of an example changes with the examples beside it, so it would depend on trainer.micro_batch"
+    )
+    assert problems_of({"_target_": f"{module}.lonely"}, batch_size=4) == []
+    assert problems_of({"_target_": f"{module}.coupled"}, batch_size=1) == []  # nobody is beside it
+
+
+def test_a_loss_that_is_not_finite_is_refused(user_module: Callable[[str], str]) -> None:
+    module = user_module("""
+def broken(policy_chosen_logps: PerExample, scale: PerExample) -> ObjectiveOutput:
+    return ObjectiveOutput(-policy_chosen_logps / scale, {})
+
+
+def scale_of(chosen_lengths: PerExample) -> PerExample:
+    return chosen_lengths * 0
+""")
+    node = {"_target_": f"{module}.broken", "scale": {"_target_": f"{module}.scale_of"}}
+    assert problems_of(node, batch_size=2) == ["broken: the loss is inf on made-up values; is a setting or a fixed statistic 0?"]

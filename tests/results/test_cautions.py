@@ -35,6 +35,11 @@ def test_training_cautions(metrics: dict[str, float], words: list[str]) -> None:
     assert all(sentence.startswith(start) for sentence, start in zip(found, words, strict=True))
 
 
+def test_whether_the_preference_was_gained_is_said() -> None:
+    assert training_cautions(changes(-0.5, -3.0))[0].endswith("(rejected); the margin grew although the chosen answer became unlikelier")
+    assert training_cautions(changes(-8.84, -4.33))[0].endswith("(rejected); the preference was lost")
+
+
 def scores(length: float | None) -> dict[str, Any]:
     return {"answers": {"mean_num_tokens": length}}
 
