@@ -1,4 +1,4 @@
-"""Every loss end to end, by the command a user gives: `python run.py -m 'loss=glob(*)' trainer.max_steps=20`, on fewer pairs and questions."""
+"""Every loss end to end, by the command a user gives: `python run.py -m 'loss=glob(*)' trainer.max_steps=20`, on fewer pairs."""
 
 import os
 import subprocess
