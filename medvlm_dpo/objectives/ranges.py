@@ -8,7 +8,7 @@ from medvlm_dpo.errors import InputError
 
 def positive(settings: Mapping[str, float]) -> list[str]:
     """One problem for every setting that is not a finite number above 0 (a NaN is neither)."""
-    return [f"loss.{key} must be > 0, got {value:g}" for key, value in settings.items() if not 0 < value < math.inf]
+    return [f"loss.{key} must be {range_words('> 0', value)}, got {value:g}" for key, value in settings.items() if not 0 < value < math.inf]
 
 
 def positive_or_unlimited(settings: Mapping[str, float]) -> list[str]:
@@ -18,7 +18,9 @@ def positive_or_unlimited(settings: Mapping[str, float]) -> list[str]:
 
 def not_negative(settings: Mapping[str, float]) -> list[str]:
     """One problem for every setting that is not a finite number of at least 0."""
-    return [f"loss.{key} must be >= 0, got {value:g}" for key, value in settings.items() if not 0 <= value < math.inf]
+    return [
+        f"loss.{key} must be {range_words('>= 0', value)}, got {value:g}" for key, value in settings.items() if not 0 <= value < math.inf
+    ]
 
 
 def at_most(settings: Mapping[str, float], highest: float) -> list[str]:
@@ -28,7 +30,17 @@ def at_most(settings: Mapping[str, float], highest: float) -> list[str]:
 
 def below(settings: Mapping[str, float], limit: float) -> list[str]:
     """One problem for every setting that is not a finite number below the limit."""
-    return [f"loss.{key} must be < {limit:g}, got {value:g}" for key, value in settings.items() if not -math.inf < value < limit]
+    allowed = f"< {limit:g}"
+    return [
+        f"loss.{key} must be {range_words(allowed, value)}, got {value:g}"
+        for key, value in settings.items()
+        if not -math.inf < value < limit
+    ]
+
+
+def range_words(allowed: str, value: float) -> str:
+    """What a setting must be, told to somebody who gave `value`: that it must be finite is said where it is not."""
+    return allowed if math.isfinite(value) else f"a finite number {allowed}"
 
 
 def refuse(problems: list[str]) -> None:

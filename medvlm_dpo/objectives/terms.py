@@ -17,6 +17,7 @@ from medvlm_dpo.objectives.cards import card_problems
 from medvlm_dpo.objectives.demand import ANSWERS, Bound, Demand, bind_objective
 from medvlm_dpo.objectives.dry_run import dry_run
 from medvlm_dpo.objectives.nodes import RESERVED, as_node, hint, load_function, number_of, shown
+from medvlm_dpo.objectives.ranges import range_words
 from medvlm_dpo.vocab import ObjectiveOutput, PerExample
 
 
@@ -216,5 +217,5 @@ def _weight_problems(terms: Mapping[str, Any], weights: Mapping[str, Any], where
         elif number is None:
             problems.append(f"{where}.weights.{name} must be a number, got {shown(value)}")
         elif not 0 <= number < math.inf:
-            problems.append(f"{where}.weights.{name} must be >= 0, got {value}; signs belong inside a term")
+            problems.append(f"{where}.weights.{name} must be {range_words('>= 0', number)}, got {value}; signs belong inside a term")
     return problems

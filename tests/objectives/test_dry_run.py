@@ -31,10 +31,10 @@ def column(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("value", [0, -1, float("inf")])
+@pytest.mark.parametrize(("value", "words"), [(0, "> 0"), (-1, "> 0"), (float("inf"), "a finite number > 0")])
 @pytest.mark.parametrize("name", ["contrastive.dpo", "contrastive.ipo"])
-def test_beta_out_of_range(name: str, value: float) -> None:
-    assert problems({**DPO, "_target_": f"{PACKAGE}.{name}", "beta": value}) == [f"loss.beta must be > 0, got {value}"]
+def test_beta_out_of_range(name: str, value: float, words: str) -> None:
+    assert problems({**DPO, "_target_": f"{PACKAGE}.{name}", "beta": value}) == [f"loss.beta must be {words}, got {value}"]
 
 
 def test_all_ranges_of_a_function_are_reported_together() -> None:

@@ -130,7 +130,7 @@ def test_dpop_is_dpo_unless_the_chosen_answer_falls(chosen: float, rejected: flo
 @pytest.mark.parametrize("loss", [apo_zero, apo_down, nca, sppo_hard])
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan])
 def test_beta_must_be_positive(loss: Callable[..., ObjectiveOutput], beta: float) -> None:
-    with pytest.raises(InputError, match=r"loss\.beta must be > 0"):
+    with pytest.raises(InputError, match=rf"loss\.beta must be {'' if math.isfinite(beta) else 'a finite number '}> 0, got {beta:g}"):
         at_ratios(loss, 0.0, 0.0, beta=beta)
 
 

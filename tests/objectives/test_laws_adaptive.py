@@ -169,7 +169,11 @@ def test_the_first_step_of_a_fresh_adapter_is_finite(dtype: torch.dtype) -> None
         (("beta_dpo", "loss.beta=-1", "loss.beta_slope=-1"), ["loss.beta must be > 0, got -1", "loss.beta_slope must be >= 0, got -1"]),
         (
             ("alpha_dpo", "loss.beta=inf", "loss.gamma_beta_ratio=-1", "loss.margin_scale=-2"),
-            ["loss.beta must be > 0, got inf", "loss.gamma_beta_ratio must be >= 0, got -1", "loss.margin_scale must be >= 0, got -2"],
+            [
+                "loss.beta must be a finite number > 0, got inf",
+                "loss.gamma_beta_ratio must be >= 0, got -1",
+                "loss.margin_scale must be >= 0, got -2",
+            ],
         ),
     ],
 )

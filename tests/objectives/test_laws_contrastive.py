@@ -135,7 +135,7 @@ def test_ipo_sum_is_lowest_at_its_target_margin(beta: float, away: float) -> Non
 @pytest.mark.parametrize("loss", [dpo_norm, hinge, ipo_sum])
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan, math.inf])
 def test_beta_must_be_positive(loss: Callable[..., ObjectiveOutput], beta: float) -> None:
-    with pytest.raises(InputError, match=r"loss\.beta must be > 0"):
+    with pytest.raises(InputError, match=rf"loss\.beta must be {'' if math.isfinite(beta) else 'a finite number '}> 0, got {beta:g}"):
         at_margin(loss, 1.0, beta=beta)
 
 
@@ -146,7 +146,7 @@ def test_beta_must_be_positive(loss: Callable[..., ObjectiveOutput], beta: float
         (cdpo, 0.6, "loss.flip_rate must be <= 0.5, got 0.6"),
         (robust_dpo, -0.1, "loss.flip_rate must be >= 0, got -0.1"),
         (robust_dpo, 0.5, "loss.flip_rate must be < 0.5, got 0.5"),
-        (robust_dpo, math.nan, "loss.flip_rate must be < 0.5, got nan"),
+        (robust_dpo, math.nan, "loss.flip_rate must be a finite number < 0.5, got nan"),
     ],
 )
 def test_all_settings_out_of_range_are_named_together(loss: Callable[..., ObjectiveOutput], rate: float, message: str) -> None:

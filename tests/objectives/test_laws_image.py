@@ -225,7 +225,8 @@ def test_guidance_0_is_refused_with_its_reason(guidance: float) -> None:
     problems = problems_of({**loss_node("v_dpo"), "guidance": guidance}, batch_size=2)
     assert len(problems) == 1
     if not math.isnan(guidance):  # a NaN is no number already for the check of types
-        assert problems[0].startswith(f"loss.guidance must be > 0, got {guidance:g}; at 0 only the corrupted image's")
+        words = "> 0" if math.isfinite(guidance) else "a finite number > 0"
+        assert problems[0].startswith(f"loss.guidance must be {words}, got {guidance:g}; at 0 only the corrupted image's")
     assert "loss.guidance" in problems[0]
 
 

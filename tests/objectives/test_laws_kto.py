@@ -64,7 +64,7 @@ def test_ranges_name_their_keys() -> None:
     assert problems_of(loss_node("kto", "loss.beta=-1", "loss.desirable_weight=-2", "loss.undesirable_weight=inf"), batch_size=4) == [
         "loss.beta must be > 0, got -1",
         "loss.desirable_weight must be >= 0, got -2",
-        "loss.undesirable_weight must be >= 0, got inf",
+        "loss.undesirable_weight must be a finite number >= 0, got inf",
     ]
     (problem,) = problems_of({**loss_node("kto_pair"), "pair_kl": 0.0}, batch_size=4)
     assert problem == "kto_pair.pair_kl is a named tuple; give an estimator, not a number"

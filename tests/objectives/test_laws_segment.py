@@ -164,7 +164,7 @@ def test_messages_name_the_settings() -> None:
     with pytest.raises(InputError) as raised:
         tokens.chip(beta=math.inf, segment_weight=0.0, token_weight=-0.1)
     assert raised.value.problems == (
-        "loss.beta must be > 0, got inf",
+        "loss.beta must be a finite number > 0, got inf",
         "loss.segment_weight must be > 0, got 0",
         "loss.token_weight must be >= 0, got -0.1",
     )

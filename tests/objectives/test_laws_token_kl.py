@@ -109,4 +109,4 @@ def test_messages_name_the_settings() -> None:
     assert raised.value.problems == ("loss.beta must be > 0, got -1", "loss.kl_weight must be >= 0, got -0.5")
     with pytest.raises(InputError) as raised:
         kl_margin(one(0), one(0), beta=math.nan)
-    assert raised.value.problems == ("loss.beta must be > 0, got nan",)
+    assert raised.value.problems == ("loss.beta must be a finite number > 0, got nan",)

@@ -1,5 +1,6 @@
 """Losses built from their yaml: sums, weights, shared settings, statistics with state, and every complaint."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,12 @@ def test_complaints_about_weights_come_together() -> None:
         "loss.weights.nll: no such term; terms are anchor, copo, dpo",
         "loss.weights.copoo: no such term; terms are anchor, copo, dpo; did you mean copo?",
     ]
+
+
+@pytest.mark.parametrize("weight", [math.inf, -math.inf])
+def test_a_weight_without_end_must_be_finite(weight: float) -> None:
+    node = {"terms": {"dpo": DPO, "nll": SFT}, "weights": {"dpo": weight, "nll": 1.0}}
+    assert problems(node) == [f"loss.weights.dpo must be a finite number >= 0, got {weight}; signs belong inside a term"]
 
 
 @pytest.mark.parametrize(
