@@ -49,7 +49,7 @@ def compose_cells(arguments: list[str]) -> list[dict[str, Any]]:
             hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")(keep)()
         except MISTAKES as error:
             raise InputError(sentences(error)) from error
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             if not _is_about_the_command(error):
                 raise
             raise InputError(f"{error}; `--help` lists what a command can say") from error
