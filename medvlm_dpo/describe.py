@@ -5,21 +5,24 @@ import importlib
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from medvlm_dpo.config.catalogue import catalogue
+from medvlm_dpo.config.catalogue import CatalogueLoss, catalogue, compose_loss, loss_names
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import write_bytes_atomic
+from medvlm_dpo.objectives.introduction import INTRODUCTION
 from medvlm_dpo.objectives.sheets import SUMS, Sheet, sheet_of
-from medvlm_dpo.objectives.words import Entry, entries_of, sum_formula, title_of
+from medvlm_dpo.objectives.words import Entry, cost_text, entries_of, estimator_title, sum_formula, title_of
 
 NARROWEST = 60
 LABEL_WIDTH = 13
 BATCH_SIZE = 8  # nothing on the page depends on it
-COLUMNS = ("loss", "formula", "rejected", "reference", "corrupted image", "statistics", "pair weights", "scored per example")
+COLUMNS = ("loss", "formula", "rejected", "reference", "corrupted image", "statistics", "pair weights", "scored per example", "cost")
 
 
 def describe(configs: Sequence[dict[str, Any]], *, width: int) -> str:
@@ -37,15 +40,8 @@ def describe(configs: Sequence[dict[str, Any]], *, width: int) -> str:
     texts: dict[str, None] = {}
     problems: dict[str, None] = {}
     for config in configs:
-        choices = config["choices"]
         try:
-            sheet = sheet_of(
-                str(choices["loss"]),
-                config["loss"],
-                corruption=str(choices["corruption"]),
-                reference=str(choices["reference"]),
-                batch_size=config["trainer"]["batch_size"],
-            )
+            sheet = _told(config)
         except InputError as error:
             problems |= dict.fromkeys(error.problems)
         else:
@@ -53,6 +49,41 @@ def describe(configs: Sequence[dict[str, Any]], *, width: int) -> str:
     if problems:
         raise InputError(problems)
     return "\n\n".join(texts)
+
+
+def _told(config: Mapping[str, Any]) -> Sheet:
+    """The sheet of a command's loss, which knows whether the command changed the terms of one of the catalogue."""
+    choices, node = config["choices"], config["loss"]
+    name, batch_size = str(choices["loss"]), config["trainer"]["batch_size"]
+    corruption = str(choices["corruption"]) + _settings_text(config.get("corruption", {}))
+    sheet = sheet_of(name, node, corruption=corruption, reference=str(choices["reference"]), batch_size=batch_size)
+    shipped = _shipped(name) if sheet.terms else None
+    changed = shipped is not None and _weights(sheet) != _weights(
+        sheet_of(name, shipped.node, corruption="", reference="", batch_size=batch_size)
+    )
+    return replace(sheet, is_changed=changed, see_also=_see_also(sheet, _shipped))
+
+
+@cache
+def _shipped(name: str) -> CatalogueLoss | None:
+    """The loss of that name as it ships; None for a user's own."""
+    return compose_loss([f"loss={name}"]) if name in loss_names() else None
+
+
+def _weights(sheet: Sheet) -> dict[str, float]:
+    return {term.name: term.weight for term in sheet.terms}
+
+
+def _see_also(sheet: Sheet, find: Callable[[str], CatalogueLoss | None]) -> str:
+    """The loss that the card names as the released behaviour, with its title where the catalogue has it."""
+    released = sheet.card.released if sheet.card else ""
+    found = find(released)
+    return released if found is None else f"{released}: {found.node['card']['title']}"
+
+
+def _settings_text(node: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in node.items() if not key.startswith("_") and key != "kind")
+    return f" ({settings})" if settings else ""
 
 
 def _as_text(sheet: Sheet, width: int) -> str:
@@ -74,87 +105,6 @@ def _as_text(sheet: Sheet, width: int) -> str:
 
 # --- the page ----------------------------------------------------------------------------------------------------------
 
-INTRODUCTION = """# Objectives
-
-Every loss of the catalogue: its formula, where that comes from, what it needs and what it costs. This page is made from `conf/loss/` by
-`make docs`; please edit the card in the yaml of a loss, not this page. `python run.py task=describe loss=mdpo` prints one of them, with
-the values of your own command.
-
-## How to read a formula
-
-Every formula is the loss of one example, in nats; training takes the plain mean over the examples of an optimiser step.
-
-| sign | meaning |
-|---|---|
-| `S_w`, `S_l` | log-probability of the chosen (won) and the rejected (lost) answer under the policy, summed over response tokens |
-| `R_w`, `R_l` | the same under the reference |
-| `a`, `b` | log-ratios policy minus reference: `a = S_w - R_w`, `b = S_l - R_l` |
-| `h` | their margin, `h = a - b` |
-| `c` | log-ratio of the chosen answer on the corrupted image |
-| `n_w`, `n_l` | response tokens of the two answers, end-of-sequence included |
-| `s_t`, `r_t` | log-probability of token t of an answer under the policy and under the reference |
-| `K_w`, `K_l` | KL(reference to policy), summed over the tokens of the two answers; in `kto_pair` another estimate, said there |
-| `LS(x)` | log sigmoid of x |
-| `stopgrad x` | the value of x, through which no gradient flows |
-
-A card says on what its formula rests:
-
-* `paper` ({paper} losses): it is quoted from the paper itself.
-* `official code` ({official}): it was read in a repository of the paper's authors. The card names repository, file, lines or function,
-  and commit; where a line range is said to be "at HEAD", the commit was not recorded.
-* `derived` ({derived}): neither gives it as it stands. Code of others that has the same form (TRL, HALOs, LLaMA-Factory and the like) is
-  named in the source as "the form of", and is no official code.
-
-Without `paper` the text of the paper was not consulted. Defaults "of TRL's paper index" are the papers' settings as TRL lists them.
-
-## How to choose
-
-What you have decides more than the name. Of the losses below
-
-{choices}
-
-The table in the next section says the same of every loss. Losses whose rewards differ in kind are compared by what all of them report
-alike (`preference_accuracy`, `preference_gain` with its margin, the change of each answer's log-probability), never by their rewards.
-Read the pitfalls of a loss before you use it, and tune the learning rate for each: one rate does not fit all.
-
-## What a loss costs
-
-The last column counts the answers scored for one example: *with gradient + without gradient + by the reference*. An answer with gradient
-is a forward and a backward pass of the model, the others a forward pass. An answer that several terms ask for is scored once, and a
-corrupted image is made only when a loss asks for an answer on it. Two costs are not in the count: losses marked `*` measure a statistic
-of the policy, and when a step has several micro-batches (`trainer.micro_batch_size`), that measurement is a pass of its own; losses with
-a KL divergence to the reference (`forward_kl`) compute the reference's whole distribution over the vocabulary.
-
-## Sums of losses
-
-A yaml with `terms` and `weights` is a sum. A term is a loss of this page or a function of its own, sums nest, and settings that stand
-beside `terms` can be shared:
-
-```yaml
-# my_conf/loss/anchored.yaml
-defaults: [dpo@terms.dpo, anchor@terms.anchor, sft@terms.sft, _self_]
-beta: 0.1
-weights: {{dpo: 1.0, anchor: 0.5, sft: 0.2}}
-terms:
-  dpo: {{beta: "${{...beta}}"}}
-  anchor: {{beta: "${{...beta}}"}}
-```
-
-`loss.beta=0.3` then reaches every term that refers to it, `loss.terms.dpo.beta=0.3` only one, and `loss.weights.sft=0` removes a term
-with everything only it needs. A building block joins a loss on the command line:
-
-```
-python run.py loss=mdpo +loss@loss.terms.perception=perception +loss.weights.perception=0.01
-```
-
-An example has one corrupted image, so a sum has one corruption: the one its own yaml or the command chooses. Of two nested losses that each
-bring one, the last named decides; say it in the sum's yaml (`override /corruption@_global_.corruption: blur`) or with `corruption=blur`.
-
-## How to add one
-
-One function and one yaml: [CONTRIBUTING.md](../CONTRIBUTING.md#add-a-loss-one-function-and-one-yaml).
-"""
-
 USES: tuple[tuple[str, Callable[[Sheet], bool]], ...] = (
     ("accept examples without a rejected answer", lambda sheet: "rejected" not in sheet.needs["required_answers"]),
     ("accept examples without a chosen answer", lambda sheet: "chosen" not in sheet.needs["required_answers"]),
@@ -172,12 +122,14 @@ def page() -> str:
         InputError: with the problems of every loss that cannot be built.
     """
     sheets = _catalogue_sheets()
+    estimators = {source for sheet in sheets for source in sheet.needs["statistics"].values() if isinstance(source, str)}
     evidence = Counter(sheet.card.evidence for sheet in sheets if sheet.card)
     introduction = INTRODUCTION.format(
         paper=evidence["paper"],
         official=evidence["official code"],
         derived=evidence["derived"],
         choices="\n".join(_choices(sheets)),
+        statistics="\n".join(f"* `{source.rpartition('.')[2]}`: {_prose(estimator_title(source))}" for source in sorted(estimators)),
     )
     parts = [introduction, "## All losses\n", *_overview(sheets)]
     by_family = sorted(sheets, key=lambda sheet: (sheet.family == SUMS, sheet.family, sheet.name))
@@ -192,7 +144,8 @@ def _catalogue_sheets() -> list[Sheet]:
     problems: list[str] = []
     for name, loss in catalogue().items():
         try:
-            sheets.append(sheet_of(name, loss.node, corruption=loss.corruption, reference=loss.reference, batch_size=BATCH_SIZE))
+            sheet = sheet_of(name, loss.node, corruption=loss.corruption, reference=loss.reference, batch_size=BATCH_SIZE)
+            sheets.append(replace(sheet, see_also=_see_also(sheet, catalogue().get)))
         except InputError as error:
             problems += [f"{name}: {problem}" for problem in error.problems]
     if problems:
@@ -224,6 +177,7 @@ def _overview_cells(sheet: Sheet) -> Iterator[str]:
     yield ", ".join(source.rpartition(".")[2] for source in needs["statistics"].values() if isinstance(source, str))
     yield "yes" if "pair_weight" in needs["facts"] else ""
     yield " + ".join(str(number) for number in scored.values()) + (" \\*" if needs["measured_first"] else "")
+    yield cost_text(sheet)
 
 
 def _markdown(sheet: Sheet) -> Iterator[str]:

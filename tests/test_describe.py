@@ -81,10 +81,11 @@ def test_a_card_is_told_whole():
         "formula": "|a| * b",
         "source": "arXiv 0000.00000, `x * y` and x * y evidence: derived; paper text not consulted",
         "needs": "policy, with gradient: chosen, rejected reference=adapter_off: chosen, rejected every example with a chosen and a "
-        "rejected answer answers scored per example: 2 with gradient, 0 without, 2 by the reference",
+        "rejected answer answers scored per example: 2 with gradient, 0 without, 2 by the reference; 1 times the work of dpo, "
+        "counting an answer with gradient as 3 and any other as 1",
         "settings": "beta = 0.1: > 0, made up",
         "deviations": "It deviates. Twice.",
-        "released": "there is none",
+        "see also": "there is none",
         "clamps": "Nothing is clamped.",
         "pitfalls": "It is a test.",
         "in training": "need not fall within a few steps: it is too short",
@@ -103,7 +104,8 @@ def test_a_loss_without_card_is_told_by_its_docstring():
     assert text.startswith("mine: Direct preference optimisation: `-log sigmoid(beta *")
     words = entries(text)
     assert "Source: https://arxiv.org/abs/2305.18290" in words["in words"]
-    assert "beta: strength of the pull to the reference" in words["in words"]
+    assert "Args:" not in words["in words"]
+    assert "strength of the pull to the reference" not in words["in words"]
     assert words["source"] == "its yaml has no card"
     assert words["settings"] == "beta = 0.1"
 
@@ -131,6 +133,35 @@ def test_a_sum_with_a_card_says_what_it_shares_and_what_the_card_adds():
     words = told({**node, "card": card})
     assert words["formula"] == "|a| * b"
     assert words["settings"] == "beta = 0.1: shared weights.dpo = 0.25: of the only term seed: unheard of"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "formula"),
+    [
+        (["loss.weights.anchor=0"], "1 x dpo + 1 x copo"),
+        (["loss.weights.copo=0.5"], "1 x dpo + 0.5 x copo + 1 x anchor"),
+        (["+loss@loss.terms.sft=sft", "+loss.weights.sft=0.1"], "1 x dpo + 1 x copo + 1 x anchor + 0.1 x sft"),
+    ],
+)
+def test_a_command_that_changes_a_sum_is_told_what_it_trains(overrides: list[str], formula: str):
+    words = entries(describe(compose_cells(["loss=mdpo", *overrides]), width=200))
+    assert words["formula"] == formula
+    shipped = "-LS(beta h) - LS(beta (a - c)) - LS(beta a)"
+    assert words["changed"] == f"by the command; the card below is of mdpo as it ships: {shipped}"
+
+
+@pytest.mark.parametrize("override", ["loss.beta=0.3", "seed=1", "corruption=blur"])
+def test_settings_leave_the_formula_of_the_card(override: str):
+    words = entries(describe(compose_cells(["loss=mdpo", override]), width=200))
+    assert words["formula"] == "-LS(beta h) - LS(beta (a - c)) - LS(beta a)"
+    assert "changed" not in words
+
+
+def test_the_released_behaviour_is_named_with_its_title_and_the_corruption_with_its_settings():
+    words = entries(describe(compose_cells(["loss=mdpo"]), width=200))
+    assert words["see also"] == "mdpo_released: mDPO as released with the medical benchmark"
+    assert "corruption=crop (seed 0, min_area_fraction 0.01, max_area_fraction 0.2): chosen_corrupt" in words["needs"]
+    assert "* **see also**: mdpo_released: mDPO as released with the medical benchmark" in page()
 
 
 def test_statistics_and_what_they_cost():
@@ -213,12 +244,18 @@ def test_the_page_counts_links_and_groups(small_catalogue: dict[str, CatalogueLo
     assert "Losses on the difference of two log-ratios" in text
 
 
+def test_the_page_says_what_its_statistics_are(small_catalogue: dict[str, CatalogueLoss]):
+    text = page()
+    assert "* `unmatched_kl`: KTO's z0: the mean log-ratio of answers that belong to other examples" in text
+    assert "pair_kl" not in text
+
+
 def test_the_table_of_the_page(small_catalogue: dict[str, CatalogueLoss]):
     rows = {line.split("]")[0][3:]: line for line in page().splitlines() if line.startswith("| [")}
     assert rows == {
-        "both": "| [both](#both) | `1 x dpo + 0.5 x nll` | yes | adapter_off |  |  |  | 2 + 0 + 2 |",
-        "kto": "| [kto](#kto) |  | may lack | moving |  | unmatched_kl |  | 2 + 1 + 3 \\* |",
-        "own": "| [own](#own) | `\\|a\\| * b` | yes | adapter_off |  |  |  | 2 + 0 + 2 |",
+        "both": "| [both](#both) | `1 x dpo + 0.5 x nll` | yes | adapter_off |  |  |  | 2 + 0 + 2 | 1 |",
+        "kto": "| [kto](#kto) |  | may lack | moving |  | unmatched_kl |  | 2 + 1 + 3 \\* | 1.2 |",
+        "own": "| [own](#own) | `\\|a\\| * b` | yes | adapter_off |  |  |  | 2 + 0 + 2 | 1 |",
     }
 
 
@@ -277,6 +314,23 @@ def test_the_readme_names_every_loss_and_counts_them():
     assert int(count[1]) == len(loss_names())
     table = [line for line in section.splitlines() if line.startswith("| ")][1:]
     assert sorted(name for line in table for name in re.findall(r"`(\w+)`", line)) == loss_names()
+
+
+def test_the_page_links_to_losses_it_has():
+    text = page()
+    assert set(re.findall(r"\]\(#(\w+)\)", text)) == set(loss_names())
+
+
+def test_the_two_lines_on_the_page_join_a_lone_function_and_a_supervised_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shown = re.search(r"```yaml\n# (my_conf/loss/kto_sft\.yaml)\n(.*?)```\n\n```\npython run\.py (.*?)\n```", page(), flags=re.DOTALL)
+    assert shown is not None
+    file = tmp_path / shown[1]
+    file.parent.mkdir(parents=True)
+    file.write_text(shown[2], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = entries(describe(compose_cells(shlex.split(shown[3])), width=110))
+    assert words["formula"] == "1 x kto + 0.1 x sft"
+    assert "changed" not in words
 
 
 def test_the_sum_on_the_page_composes_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -47,6 +47,8 @@ class Sheet:
         needs: what `needs_of` says.
         corruption: the corruption chosen beside the loss.
         reference: the reference chosen beside it.
+        is_changed: a command gave it other terms or weights than it ships with, so that the card's formula is not what is trained.
+        see_also: the released behaviour that the card names, with its title.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Sheet:
     needs: Mapping[str, Any]
     corruption: str
     reference: str
+    is_changed: bool = False
+    see_also: str = ""
 
 
 def sheet_of(name: str, node: Mapping[str, Any], *, corruption: str, reference: str, batch_size: int) -> Sheet:

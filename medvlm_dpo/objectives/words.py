@@ -1,5 +1,6 @@
 """The sheet of a loss in words: labelled entries, which a terminal and a page lay out in their own ways."""
 
+import importlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from medvlm_dpo.objectives.sheets import Setting, Sheet
 from medvlm_dpo.vocab import BASES, FACTS
 
+_WORK_OF_DPO = 3 * 2 + 2  # two answers with gradient, two by the reference
 _PRESENCE = ("chosen_present", "rejected_present")  # said by the line on the answers an example must have
 NO_CARD = "its yaml has no card"
 NO_TITLE = "a function without a docstring"
@@ -33,9 +35,11 @@ def title_of(sheet: Sheet) -> str:
 def entries_of(sheet: Sheet) -> list[Entry]:
     """Everything a sheet says, in the order in which one wants to read it; empty parts are left out."""
     card = sheet.card
-    formula = (card.formula,) if card else (sum_formula(sheet),) if sheet.terms else ()
+    formula = (card.formula,) if card and not sheet.is_changed else (sum_formula(sheet),) if sheet.terms else ()
+    shipped = (f"by the command; the card below is of {sheet.name} as it ships: {card.formula}",) if card and sheet.is_changed else ()
     entries = [
         Entry("formula", tuple(" ".join(text.split()) for text in formula), is_formula=True),
+        Entry("changed", tuple(" ".join(text.split()) for text in shipped)),
         Entry("in words", () if card else _paragraphs(sheet.docstring)),
         Entry("terms", tuple(_term_lines(sheet))),
         Entry("left out", tuple(f"{name}, whose weight is 0" for name in sheet.left_out)),
@@ -46,7 +50,7 @@ def entries_of(sheet: Sheet) -> list[Entry]:
     if card:
         entries += [
             Entry("deviations", card.deviations),
-            Entry("released", (card.released,) if card.released else ()),
+            Entry("see also", (sheet.see_also,) if sheet.see_also else ()),
             Entry("clamps", card.clamps),
             Entry("pitfalls", card.pitfalls),
             Entry("in training", (f"need not fall within a few steps: {card.need_not_fall}",) if card.need_not_fall else ()),
@@ -67,7 +71,20 @@ def cost_words(sheet: Sheet) -> str:
         f"{scored['reference']} by the reference"
     )
     again = sheet.needs["measured_first"]
+    words += f"; {cost_text(sheet)} times the work of dpo, counting an answer with gradient as 3 and any other as 1"
     return words + (f"; with several micro-batches per step {len(again)} once more, without gradient ({_list(again)})" if again else "")
+
+
+def cost_text(sheet: Sheet) -> str:
+    """The work per example, a dpo's being 1: forward and backward pass with gradient count 3, a forward pass alone 1."""
+    scored = sheet.needs["answers_scored"]
+    return f"{(3 * scored['policy_with_gradient'] + scored['policy_without_gradient'] + scored['reference']) / _WORK_OF_DPO:.2g}"
+
+
+def estimator_title(dotted_name: str) -> str:
+    """The first line of an estimator's docstring; blank where it has none."""
+    module, _, name = dotted_name.rpartition(".")
+    return (getattr(importlib.import_module(module), name).__doc__ or "").partition("\n")[0]
 
 
 def needs_lines(sheet: Sheet) -> list[str]:
@@ -117,10 +134,9 @@ def _setting_line(setting: Setting) -> str:
 
 
 def _paragraphs(docstring: str) -> tuple[str, ...]:
-    """A docstring without its title, one line per paragraph, heading and argument."""
-    body = docstring.partition("\n")[2]
-    parts = re.split(r"\n\n|\n(?=    \S)", body)  # arguments are indented once, what continues them twice
-    return tuple(" ".join(part.split()) for part in parts if part.strip())
+    """A docstring between its title and its sections, one line per paragraph; what it asks for and takes stands in the signature."""
+    body = re.split(r"^(?:Args|Returns|Raises):", docstring.partition("\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return tuple(" ".join(part.split()) for part in body.split("\n\n") if part.strip())
 
 
 def _list(names: Iterable[str]) -> str:

@@ -198,7 +198,7 @@ def test_official_code_is_named_by_repository_file_and_commit(name: str) -> None
 @pytest.mark.parametrize("name", UNVERIFIED)
 def test_an_unverified_default_is_called_so(name: str) -> None:
     for setting in UNVERIFIED[name]:
-        assert "unverified" in card(name).settings[setting], setting
+        assert "we have not seen the paper's value" in card(name).settings[setting], setting
 
 
 @pytest.mark.parametrize("name", NAMES)
