@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from loss_world import A, Golden
 
 from medvlm_dpo.objectives.terms import build_objective, problems_of, weighted_loss
 
@@ -22,7 +23,12 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 def project(tmp_path: Path) -> Path:
     """The files the page shows, written where the page says."""
     blocks = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert [name for name, _ in blocks] == ["squared_hinge_loss.py", "my_conf/loss/squared_hinge.yaml"]
+    assert [name for name, _ in blocks] == [
+        "squared_hinge_loss.py",
+        "my_conf/loss/squared_hinge.yaml",
+        "scaled_margin_loss.py",
+        "my_conf/loss/scaled_margin.yaml",
+    ]
     for name, content in blocks:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -45,6 +51,38 @@ def test_the_example_loss_is_understood_from_its_signature(project: Path, monkey
     }
     outputs = objective.evaluate(tensors, {}, {}, torch.tensor([0, 1]))
     torch.testing.assert_close(weighted_loss(outputs), torch.tensor([0.36, 0.0]), check_dtype=False)
+
+
+def test_the_example_of_a_batch_statistic_sees_the_whole_step(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(project)
+    importlib.invalidate_caches()
+    node = yaml.safe_load((project / "my_conf/loss/scaled_margin.yaml").read_text(encoding="utf-8"))
+    assert problems_of(node, batch_size=4) == []
+    objective = build_objective(node, batch_size=2)
+    chosen, rejected = torch.tensor([-1.0, -4.0]), torch.tensor([-2.0, -1.0])
+    measured = {"detached_policy_chosen_mean_logps": chosen, "detached_policy_rejected_mean_logps": rejected}
+    statistics, states = objective.estimate(measured, {}, {})
+    assert statistics == {"scaled_margin/gap_size": torch.tensor(2.0, dtype=torch.float64)}  # gaps 1 and -3: sizes 1 and 3
+    assert states == {}
+    second = {"policy_chosen_mean_logps": chosen[1:], "policy_rejected_mean_logps": rejected[1:]}
+    outputs = objective.evaluate(second, {}, statistics, torch.tensor([1]))
+    torch.testing.assert_close(weighted_loss(outputs), torch.tensor([1.701413]), check_dtype=False)  # softplus(3 / 2)
+
+
+def test_the_card_and_the_golden_row_of_the_example_hold(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(project)
+    importlib.invalidate_caches()
+    (card_text,) = re.findall(r"<!-- card -->\n```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    node = yaml.safe_load((project / "my_conf/loss/squared_hinge.yaml").read_text(encoding="utf-8") + card_text)
+    assert problems_of(node, batch_size=1) == []
+    (row_text,) = re.findall(r"<!-- row -->\n```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    ((_, row),) = eval("{" + row_text + "}", {"Golden": Golden, "A": A}).items()
+    tensors, facts = row.served()
+    (term,) = build_objective(node, batch_size=1).evaluate(tensors, facts, {}, torch.tensor([0]))
+    assert term.output.loss.tolist() == pytest.approx(row.expected)
+    assert {view: reward.tolist() for view, reward in term.output.rewards.items()} == {
+        view: pytest.approx(values) for view, values in row.rewards.items()
+    }
 
 
 @pytest.mark.slow
