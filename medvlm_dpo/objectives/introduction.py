@@ -52,7 +52,7 @@ This says what each is for, not which is better: that is what a sweep is to show
 
 | what you have or see | try |
 |---|---|
-| a first comparison | [sft](#sft) and [dpo](#dpo): without them no other number means much |
+| a start | [sft](#sft) and [dpo](#dpo), with which every other loss is compared |
 | some pairs may be the wrong way round | [cdpo](#cdpo), [robust_dpo](#robust_dpo) |
 | single answers, judged good or bad, instead of pairs | [kto](#kto), [bco](#bco) |
 | no memory or time for a reference | [simpo](#simpo), [orpo](#orpo) |
