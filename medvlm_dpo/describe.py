@@ -57,10 +57,9 @@ def _told(config: Mapping[str, Any]) -> Sheet:
     name, batch_size = str(choices["loss"]), config["trainer"]["batch_size"]
     corruption = str(choices["corruption"]) + _settings_text(config.get("corruption", {}))
     sheet = sheet_of(name, node, corruption=corruption, reference=str(choices["reference"]), batch_size=batch_size)
-    shipped = _shipped(name) if sheet.terms else None
-    changed = shipped is not None and _weights(sheet) != _weights(
-        sheet_of(name, shipped.node, corruption="", reference="", batch_size=batch_size)
-    )
+    changed = False
+    if sheet.terms and (shipped := _shipped(name)) is not None:
+        changed = _make(sheet) != _make(sheet_of(name, shipped.node, corruption="", reference="", batch_size=batch_size))
     return replace(sheet, is_changed=changed, see_also=_see_also(sheet, _shipped))
 
 
@@ -70,8 +69,13 @@ def _shipped(name: str) -> CatalogueLoss | None:
     return compose_loss([f"loss={name}"]) if name in loss_names() else None
 
 
-def _weights(sheet: Sheet) -> dict[str, float]:
-    return {term.name: term.weight for term in sheet.terms}
+def _make(sheet: Sheet) -> dict[str, tuple[float, tuple[str, ...]]]:
+    """What a sum is made of: by term its weight and its settings; a shared setting counts as such, whatever its value."""
+    shared = {(setting.key, setting.value) for setting in sheet.settings}
+    return {
+        term.name: (term.weight, tuple("" if (key, value) in shared else f"{key} {value}" for key, value, _ in term.settings))
+        for term in sheet.terms
+    }
 
 
 def _see_also(sheet: Sheet, find: Callable[[str], CatalogueLoss | None]) -> str:

@@ -141,6 +141,8 @@ def test_a_sum_with_a_card_says_what_it_shares_and_what_the_card_adds():
         (["loss.weights.anchor=0"], "1 x dpo + 1 x copo"),
         (["loss.weights.copo=0.5"], "1 x dpo + 0.5 x copo + 1 x anchor"),
         (["+loss@loss.terms.sft=sft", "+loss.weights.sft=0.1"], "1 x dpo + 1 x copo + 1 x anchor + 0.1 x sft"),
+        (["loss.terms.dpo.beta=0.3"], "1 x dpo + 1 x copo + 1 x anchor"),
+        (["loss.terms.anchor.margin=1"], "1 x dpo + 1 x copo + 1 x anchor"),
     ],
 )
 def test_a_command_that_changes_a_sum_is_told_what_it_trains(overrides: list[str], formula: str):

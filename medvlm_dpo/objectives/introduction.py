@@ -55,7 +55,7 @@ This says what each is for, not which is better: that is what a sweep is to show
 | a start | [sft](#sft) and [dpo](#dpo), with which every other loss is compared |
 | some pairs may be the wrong way round | [cdpo](#cdpo), [robust_dpo](#robust_dpo) |
 | single answers, judged good or bad, instead of pairs | [kto](#kto), [bco](#bco) |
-| no memory or time for a reference | [simpo](#simpo), [orpo](#orpo) |
+| no reference, or no time for its passes | [simpo](#simpo), [orpo](#orpo) |
 | chosen answers become unlikely (`chosen_logps_change` falls) | [dpo_nll](#dpo_nll), [dpop](#dpop) |
 | answers grow longer or shorter | [r_dpo](#r_dpo), [ld_dpo](#ld_dpo), [dpo_norm](#dpo_norm) |
 | the model ignores the image | [mdpo](#mdpo); [mmedpo](#mmedpo), whose records need regions (boxes or masks) and weights |

@@ -47,7 +47,8 @@ class Sheet:
         needs: what `needs_of` says.
         corruption: the corruption chosen beside the loss.
         reference: the reference chosen beside it.
-        is_changed: a command gave it other terms or weights than it ships with, so that the card's formula is not what is trained.
+        is_changed: a command gave it other terms, weights or settings of single terms than it ships with, so that the card's
+            formula is not what is trained.
         see_also: the released behaviour that the card names, with its title.
     """
 
