@@ -47,7 +47,12 @@ def changed(folder: Path) -> bool:
 # --- every loss ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", loss_names())
+# One for every way of being served: gradient or none, reference or none, each base, statistics with and without state, facts, sums.
+KINDS = ("sft_token_mean", "simpo", "dpo", "kto", "alpha_dpo", "beta_dpo", "wpo", "tdpo2", "mdpo", "povid", "v_dpo", "perception", "ddpo")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in loss_names() if name not in KINDS]
+
+
+@pytest.mark.parametrize("loss", [*KINDS, *OTHERS])
 def test_every_loss_trains(untrained_model: Path, tmp_path: Path, loss: str) -> None:
     cell = run_training(untrained_model, tmp_path, loss, validation=3)
 

@@ -30,8 +30,8 @@ def unread_shared_problems(config: DictConfig, overrides: Sequence[str]) -> list
 
 def _shared(node: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The places of all shared settings, those of nested sums too."""
-    if not isinstance(node, DictConfig) or not isinstance(node._get_node("terms"), DictConfig):
-        return
+    if not isinstance(node, DictConfig) or "_target_" in node or not isinstance(node._get_node("terms"), DictConfig):
+        return  # a function, or a node that is both and is refused as such
     yield from ((*path, str(key)) for key in node if key not in OWN_KEYS)
     for name in node.terms:
         yield from _shared(node.terms._get_node(name), (*path, "terms", str(name)))

@@ -17,7 +17,6 @@ from medvlm_dpo.objectives.demand import Bound, Demand, answer_of, bind_estimato
 from medvlm_dpo.objectives.totals import Total, masked_total, share_above
 from medvlm_dpo.vocab import CLEAN_VIEWS, PerExample
 
-
 ROUNDING_NATS = 1e-5  # of summed float32 log-probabilities
 
 

@@ -176,7 +176,9 @@ def missing_answer_problems(
 def _leaves(node: Mapping[str, Any], where: str, batch_size: int) -> tuple[list[Term], list[str]]:
     """The functions of a node, nested sums flattened, and all problems. A lone function's name is empty here."""
     if "_target_" in node and "terms" in node:
-        return [], [f"{where} has both _target_ and terms; a loss is one function or a sum"]
+        return [], [
+            f"{where} has both _target_ and terms; a loss is one function or a sum (docs/objectives.md shows how to write a sum of both)"
+        ]
     if "terms" in node:
         return _sum_leaves(node, where, batch_size)
     if "_target_" not in node:

@@ -58,7 +58,8 @@ def share_above(values: Tensor, others: Tensor, *, tie: float = 0.0) -> Tensor:
     """1 where a value is above the other, 0 where it is below, one half at a tie.
 
     Args:
-        values, others: [example].
+        values: [example].
+        others: [example], what each is compared with.
         tie: the largest difference that counts as none, in the values' unit.
     """
     difference = values - others

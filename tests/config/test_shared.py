@@ -40,6 +40,10 @@ def test_a_lone_function_shares_nothing() -> None:
     assert problems("loss=dpo") == []
 
 
+def test_a_function_to_which_a_term_was_added_is_refused_elsewhere() -> None:
+    assert problems("loss=dpo", "+loss@loss.terms.sft=sft", "+loss.weights.sft=1.0") == []
+
+
 def test_a_reader_with_a_value_of_its_own_does_not_make_a_mistake_of_the_setting() -> None:
     assert problems("loss=dpo_nll", "loss.terms.dpo.beta=0.7") == []
     assert problems("loss=mdpo", "loss.terms.dpo.beta=0.7", "loss.terms.copo.beta=0.7", "loss.terms.anchor.beta=0.7") == []

@@ -85,5 +85,5 @@ def test_settings_are_compared_before_anything_is_told() -> None:
         return caught.value.problems
 
     assert problems(width="wide") == ("task.settings.width: describe expects a whole number, got 'wide'",)
-    assert len(problems(widht=80)) == 2
+    assert len(problems(widths=80)) == 2
     assert tell_checked("medvlm_dpo.describe.describe", [], {"width": 80}) == ""

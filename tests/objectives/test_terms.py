@@ -130,7 +130,10 @@ def test_a_weight_without_end_must_be_finite(weight: float) -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({**DPO, "terms": {}}, "loss has both _target_ and terms; a loss is one function or a sum"),
+        (
+            {**DPO, "terms": {}},
+            "loss has both _target_ and terms; a loss is one function or a sum (docs/objectives.md shows how to write a sum of both)",
+        ),
         ({"beta": 0.1}, "loss has neither _target_ nor terms; a loss is one function or a sum"),
         ({"terms": {}, "weights": {}}, "loss.terms and loss.weights must map the names of terms to terms and to numbers"),
         ({"terms": {"dpo": DPO}, "weights": 1}, "loss.terms and loss.weights must map the names of terms to terms and to numbers"),
