@@ -28,7 +28,7 @@ Words of the lines "needs" and of the table:
 
 * `chosen`, `rejected`: the example's own answers on its own image.
 * `chosen_corrupt`, `rejected_corrupt`: the same answers, word for word, on the corrupted image (`corruption=...`).
-* `unmatched`: the example's image and question with the answer of another example of the step.
+* `unmatched`: the example's image and question with the answer of another example, always the same one.
 * `adapter_off`: the reference is the starting model, the same weights with the adapter switched off.
 * `moving`: the reference is a copy that is drawn towards the policy every few hundred steps (`conf/reference/moving.yaml`).
 
@@ -52,7 +52,7 @@ This says what each is for, not which is better: that is what a sweep is to show
 
 | what you have or see | try |
 |---|---|
-| a start | [sft](#sft) and [dpo](#dpo), with which every other loss is compared |
+| a first comparison | [sft](#sft) and [dpo](#dpo), with which every other loss is compared |
 | some pairs may be the wrong way round | [cdpo](#cdpo), [robust_dpo](#robust_dpo) |
 | single answers, judged good or bad, instead of pairs | [kto](#kto), [bco](#bco) |
 | no reference, or no time for its passes | [simpo](#simpo), [orpo](#orpo) |
