@@ -68,7 +68,11 @@ def test_too_few_own_wrong_answers(tmp_path: Path) -> None:
         _pairs(_model_with_own_wrong(tmp_path), 1.0).read()
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"{}\n"), gzip.compress(b'{"generator_version": 0}\n')])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"{}\n"), gzip.compress(b'{"generator_version": 0}\n')],
+    ids=["no gzip", "no version", "old version"],
+)
 def test_damaged_or_old_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / OWN_WRONG_FILE).write_bytes(content)
     with pytest.raises(InputError, match=OWN_WRONG_FILE):
