@@ -26,9 +26,9 @@ from medvlm_dpo.objectives.diagnostics import (
 from medvlm_dpo.objectives.terms import Objective, TermOutput, weighted_loss
 from medvlm_dpo.objectives.totals import Total, add_totals, loss_totals, means_of
 from medvlm_dpo.reference import AbstractReference, StartingReference
-from medvlm_dpo.scoring import HIDDEN, policy_values, reads_reference, views_of
+from medvlm_dpo.scoring import HIDDEN, REFERENCE, policy_values
 from medvlm_dpo.settings import TrainerSettings
-from medvlm_dpo.vocab import Batch, Step, TensorName
+from medvlm_dpo.vocab import Batch, Step, TensorName, views_scored_by
 
 Names = Collection[TensorName]
 
@@ -137,14 +137,14 @@ class PreferenceModule(LightningModule):
             self._validated_by_type.setdefault(error_type, []).append(self._all.totals(tensors, facts))
 
     def _serve(self, batch: Batch, names: Names) -> Served:
-        reference = self.reference.values(self.backbone, batch, names) if reads_reference(names) else {}
+        reference = self.reference.values(self.backbone, batch, names) if views_scored_by(REFERENCE, names) else {}
         policy = policy_values(self.backbone, batch, names, reference)
         tensors = served_tensors(names, batch, {"policy": policy, "reference": reference})
         return Served(batch, tensors, tensors)
 
     def _serve_validation(self, batch: Batch, start: TokenValues) -> Served:
         asked, diagnosed = self.objective.demand.tensors, self._all.demand.tensors
-        moved = not self.reference.is_start and reads_reference(asked)
+        moved = not self.reference.is_start and self.objective.demand.needs_reference
         reference = self.reference.values(self.backbone, batch, asked) if moved else start
         policy = policy_values(self.backbone, batch, asked | diagnosed, reference)
         tensors = served_tensors(asked, batch, {"policy": policy, "reference": reference})
@@ -166,7 +166,7 @@ class PreferenceModule(LightningModule):
         names = self.objective.demand.estimator_tensors
         if not names:
             return [Served(batch, {}, {}) for batch in step.batches]
-        views = views_of(names)
+        views = views_scored_by("policy", names) | views_scored_by(REFERENCE, names)
         return [self._serve(only_views(batch, views), names) for batch in step.batches]
 
     def _estimate(self, served: Sequence[Served]) -> tuple[dict[str, Statistic], dict[str, dict[str, Tensor]]]:

@@ -14,7 +14,7 @@ from medvlm_dpo.data.records import BadRecord, DataSource, apply_policy
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.demand import Demand
 from medvlm_dpo.objectives.terms import Objective, missing_answer_problems
-from medvlm_dpo.vocab import TOKEN_FACTS, Example, Question
+from medvlm_dpo.vocab import CORRUPT_VIEWS, TOKEN_FACTS, Example, Question
 
 
 @dataclass(frozen=True)
@@ -162,4 +162,4 @@ def encode_split(
 
 def reads_corrupted(demand: Demand) -> bool:
     """Whether a loss scores answers on corrupted pictures."""
-    return any(view.endswith("_corrupt") for view in demand.views)
+    return not demand.views.isdisjoint(CORRUPT_VIEWS)

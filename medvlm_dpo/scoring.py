@@ -14,22 +14,11 @@ from torch import Tensor
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.data.collate import only_views, tokens_of_views
 from medvlm_dpo.logps import FUNCTIONS, Head, LogProbs, TokenValues, answer_lengths, log_probs
-from medvlm_dpo.vocab import BASES, CLEAN_VIEWS, Batch, TensorName, corrupt_view
+from medvlm_dpo.vocab import BASES, CLEAN_VIEWS, Batch, TensorName, corrupt_view, views_scored_by
 
 HiddenStates = Float[Tensor, "response_token hidden"]
 HIDDEN = "hidden"  # beside the bases: the reference's hidden states, where a base of the policy reads them
 REFERENCE = "reference"
-
-
-def views_of(names: Iterable[TensorName]) -> frozenset[str]:
-    """The views that one model must score for its tensors, corrupted ones that a base reads included."""
-    names = list(names)
-    return frozenset(name.view for name in names) | {corrupt_view(name.view) for name in names if BASES[name.base].reads_corrupt}
-
-
-def reads_reference(names: Iterable[TensorName]) -> bool:
-    """Whether any of some tensors needs a pass of the reference."""
-    return any(name.model == REFERENCE or BASES[name.base].reads_reference for name in names)
 
 
 def policy_values(
@@ -50,7 +39,7 @@ def policy_values(
         return {}
     recorded = torch.is_grad_enabled()
     live = _scored(batch, frozenset(name.view for name in own if name.model == "policy" and recorded))
-    idle = _scored(batch, views_of(own) - live)
+    idle = _scored(batch, views_scored_by("policy", own) - live)
     with torch.no_grad():
         still = hidden_states(backbone, batch, idle) if idle else None
     moving = hidden_states(backbone, batch, live) if live else None
@@ -64,11 +53,10 @@ def policy_values(
 def frozen_values(backbone: AbstractBackbone, batch: Batch, names: Collection[TensorName]) -> TokenValues:
     """Per-token values of the reference, whose weights are in place now: its own tensors, and its hidden states where a base reads them."""
     own = [name for name in names if name.model == REFERENCE]
-    read = frozenset(name.view for name in names if BASES[name.base].reads_reference)
     with torch.no_grad():
-        hidden = hidden_states(backbone, batch, views_of(own) | read)
+        hidden = hidden_states(backbone, batch, views_scored_by(REFERENCE, names))
         values = _values(own, batch, hidden, _Compared(hidden, None), backbone.head)
-    return {**values, HIDDEN: hidden} if read else values
+    return {**values, HIDDEN: hidden} if any(BASES[name.base].reads_reference for name in names) else values
 
 
 def _scored(batch: Batch, views: frozenset[str]) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The nouns every layer shares: views, the grammar of tensor names, examples, questions and batches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,7 +17,15 @@ MODELS = ("policy", "detached_policy", "reference")
 VIEWS = ("chosen", "rejected", "unmatched", "chosen_corrupt", "rejected_corrupt")
 REDUCTIONS = ("", "mean_", "token_")
 ANSWERED_VIEWS = tuple(view for view in VIEWS if view != "unmatched")
-CLEAN_VIEWS = ("chosen", "rejected")  # their own image; `<view>_corrupt` is the same answer on the corrupted one
+CLEAN_VIEWS = ("chosen", "rejected")  # on the example's own image; `<view>_corrupt` is the same answer on the corrupted one
+
+
+def corrupt_view(view: str) -> str:
+    """The view of the same answer on the corrupted image."""
+    return f"{view}_corrupt"
+
+
+CORRUPT_VIEWS = tuple(map(corrupt_view, CLEAN_VIEWS))
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,6 @@ FACTS: Mapping[str, str] = {
 TOKEN_FACTS = frozenset({"chosen_changed_mask", "rejected_changed_mask"})  # [example, token]; the others are [example]
 
 
-def corrupt_view(view: str) -> str:
-    """The view of the same answer on the corrupted image."""
-    return f"{view}_corrupt"
-
-
 class TensorName(NamedTuple):
     """A parsed parameter name, e.g. `policy_chosen_mean_logps` is (policy, chosen, mean_, logps)."""
 
@@ -103,6 +106,20 @@ def tensor_names() -> Mapping[str, TensorName]:
 
 
 TENSOR_NAMES = tensor_names()
+
+
+def passes_of(name: TensorName) -> frozenset[tuple[str, str]]:
+    """Which (model, view) a tensor is computed from, `policy` or `reference`: its own, and what its base reads besides."""
+    own = "reference" if name.model == "reference" else "policy"
+    base = BASES[name.base]
+    also = {(own, corrupt_view(name.view))} if base.reads_corrupt else set[tuple[str, str]]()
+    also |= {("reference", name.view)} if base.reads_reference else set()
+    return frozenset({(own, name.view)} | also)
+
+
+def views_scored_by(model: str, names: Iterable[TensorName]) -> frozenset[str]:
+    """The views that `policy` or `reference` must score for some tensors, those that a base reads besides included."""
+    return frozenset(view for name in names for scoring, view in passes_of(name) if scoring == model)
 
 
 class ObjectiveOutput(NamedTuple):

@@ -24,7 +24,7 @@ from medvlm_dpo.logps import served_tensors
 from medvlm_dpo.objectives.cards import card_of
 from medvlm_dpo.objectives.terms import Objective, build_objective, weighted_loss
 from medvlm_dpo.reference import AbstractReference, StartingReference
-from medvlm_dpo.scoring import policy_values, reads_reference
+from medvlm_dpo.scoring import policy_values
 from medvlm_dpo.training import CellFiles, train
 from medvlm_dpo.vocab import Batch
 
@@ -74,8 +74,9 @@ class World:
     def served(self, *, start: bool) -> tuple[dict[str, Tensor], Batch]:
         """Every tensor the loss asks for, of the start or of the trained policy; detached ones apart, so that they can be held."""
         batch = collated(self.examples, sorted(self.objective.demand.views), self.backbone.pixels)
-        names = self.objective.demand.tensors
-        reference = StartingReference().values(self.backbone, batch, names) if reads_reference(names) else {}
+        demand = self.objective.demand
+        names = demand.tensors
+        reference = StartingReference().values(self.backbone, batch, names) if demand.needs_reference else {}
         with self.backbone.adapter_disabled() if start else nullcontext():
             policy = policy_values(self.backbone, batch, names, reference)
         return served_tensors(names, batch, {"policy": policy, "reference": reference}), batch

@@ -12,8 +12,8 @@ from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.data.collate import EncodedExample
 from medvlm_dpo.logps import served_tensors
 from medvlm_dpo.reference import StartingReference
-from medvlm_dpo.scoring import HIDDEN, policy_values, reads_reference, views_of
-from medvlm_dpo.vocab import TENSOR_NAMES, VIEWS, Batch, TensorName
+from medvlm_dpo.scoring import HIDDEN, REFERENCE, policy_values
+from medvlm_dpo.vocab import TENSOR_NAMES, VIEWS, Batch, TensorName, views_scored_by
 
 ALL = list(TENSOR_NAMES.values())
 ANSWERS = ("chosen", "rejected", "unmatched")
@@ -38,7 +38,7 @@ class World:
 
     def served(self, names: list[TensorName], batch: Batch | None = None) -> dict[str, Tensor]:
         batch = batch if batch is not None else self.batch
-        reference = StartingReference().values(self.backbone, batch, names) if reads_reference(names) else {}
+        reference = StartingReference().values(self.backbone, batch, names) if views_scored_by(REFERENCE, names) else {}
         policy = policy_values(self.backbone, batch, names, reference)
         return served_tensors(names, batch, {"policy": policy, "reference": reference})
 
@@ -184,7 +184,7 @@ def test_number_of_passes(world: World, monkeypatch: pytest.MonkeyPatch, asked: 
 
     monkeypatch.setattr(LlavaBackbone, "hidden_states", counted)
     names = [TENSOR_NAMES[name] for name in asked]
-    reference = StartingReference().values(world.backbone, world.batch, names) if reads_reference(names) else {}
+    reference = StartingReference().values(world.backbone, world.batch, names) if views_scored_by(REFERENCE, names) else {}
     policy_values(world.backbone, world.batch, names, reference)
     assert len(calls) == passes
 
@@ -205,7 +205,12 @@ def test_forward_kl_without_a_reference_is_a_mistake_of_the_host(world: World) -
         policy_values(world.backbone, world.batch, [TENSOR_NAMES["policy_chosen_forward_kl"]])
 
 
-def test_views_of_bases_that_read_the_corrupted_image() -> None:
-    assert views_of([TENSOR_NAMES["policy_chosen_image_kl"]]) == {"chosen", "chosen_corrupt"}
-    assert views_of([TENSOR_NAMES["reference_rejected_mean_hallucinated_logps"]]) == {"rejected", "rejected_corrupt"}
-    assert views_of([TENSOR_NAMES["policy_chosen_token_logps"]]) == {"chosen"}
+def test_views_of_bases_that_read_another_distribution() -> None:
+    def views(name: str) -> tuple[set[str], set[str]]:
+        policy, reference = (views_scored_by(model, [TENSOR_NAMES[name]]) for model in ("policy", REFERENCE))
+        return set(policy), set(reference)
+
+    assert views("policy_chosen_image_kl") == ({"chosen", "chosen_corrupt"}, set())
+    assert views("reference_rejected_mean_hallucinated_logps") == (set(), {"rejected", "rejected_corrupt"})
+    assert views("detached_policy_chosen_forward_kl") == ({"chosen"}, {"chosen"})
+    assert views("policy_chosen_token_logps") == ({"chosen"}, set())

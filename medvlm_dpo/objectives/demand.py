@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.objectives.nodes import RESERVED, as_node, hint, load_function, number_of, shown, type_problem
-from medvlm_dpo.vocab import BASES, FACTS, TENSOR_NAMES, TOKEN_FACTS, PerExample, TensorName, corrupt_view
+from medvlm_dpo.vocab import FACTS, TENSOR_NAMES, TOKEN_FACTS, PerExample, TensorName, views_scored_by
 
 ANSWERS = ("chosen", "rejected")
 PREVIOUS = "previous"
@@ -23,15 +23,6 @@ def answer_of(name: str) -> str | None:
     """The own answer of the example that a view or fact speaks of: `chosen_corrupt` of `chosen`, `unmatched` of none."""
     head = name.partition("_")[0]
     return head if head in ANSWERS else None
-
-
-def passes_of(name: TensorName) -> frozenset[tuple[str, str]]:
-    """Which (model, view) a tensor is computed from, `policy` or `reference`: its own, and what its base reads besides."""
-    own = "reference" if name.model == "reference" else "policy"
-    base = BASES[name.base]
-    also = {(own, corrupt_view(name.view))} if base.reads_corrupt else set[tuple[str, str]]()
-    also |= {("reference", name.view)} if base.reads_reference else set()
-    return frozenset({(own, name.view)} | also)
 
 
 @dataclass(frozen=True)
@@ -89,12 +80,12 @@ class Demand:
     @property
     def policy_views(self) -> frozenset[str]:
         """The views the policy scores, with gradient or without."""
-        return frozenset(view for name in self.tensors for model, view in passes_of(name) if model == "policy")
+        return views_scored_by("policy", self.tensors)
 
     @property
     def reference_views(self) -> frozenset[str]:
         """The views the reference scores."""
-        return frozenset(view for name in self.tensors for model, view in passes_of(name) if model == "reference")
+        return views_scored_by("reference", self.tensors)
 
     @property
     def needs_reference(self) -> bool:

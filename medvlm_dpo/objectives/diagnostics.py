@@ -13,9 +13,9 @@ from torch import Tensor
 
 from medvlm_dpo import metrics
 from medvlm_dpo.objectives.calls import serve
-from medvlm_dpo.objectives.demand import Bound, Demand, answer_of, bind_estimator, passes_of
+from medvlm_dpo.objectives.demand import Bound, Demand, answer_of, bind_estimator
 from medvlm_dpo.objectives.totals import Total, masked_total, share_above
-from medvlm_dpo.vocab import CLEAN_VIEWS, PerExample
+from medvlm_dpo.vocab import CLEAN_VIEWS, PerExample, passes_of
 
 ROUNDING_NATS = 1e-5  # of summed float32 log-probabilities
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from medvlm_dpo.objectives.demand import Bound, Demand, passes_of
+from medvlm_dpo.objectives.demand import Bound, Demand
 from medvlm_dpo.objectives.terms import Objective
-from medvlm_dpo.vocab import BASES, corrupt_view
+from medvlm_dpo.vocab import BASES, CORRUPT_VIEWS, views_scored_by
 
 
 def needs_of(objective: Objective) -> dict[str, Any]:
@@ -32,16 +32,13 @@ def needs_of(objective: Objective) -> dict[str, Any]:
         "required_answers": sorted(demand.required_answers),
         **{name: sorted(views) for name, views in passes.items()},
         "reference_distributions": sorted({name.view for name in demand.tensors if BASES[name.base].reads_reference}),
-        "corrupted_views": sorted(view for view in demand.views if view in _CORRUPTED),
+        "corrupted_views": sorted(view for view in demand.views if view in CORRUPT_VIEWS),
         "quantities": sorted({name.base for name in demand.tensors}),
         "facts": sorted(demand.facts),
         "statistics": dict(sorted(_statistics(objective).items())),
         "measured_first": sorted(_measured_first(demand)),
         "answers_scored": {name: len(views) for name, views in passes.items()},
     }
-
-
-_CORRUPTED = frozenset(map(corrupt_view, ("chosen", "rejected")))
 
 
 def _statistics(objective: Objective) -> dict[str, str | float]:
@@ -56,8 +53,6 @@ def _dotted_name(bound: Bound) -> str:
     return f"{bound.function.__module__}.{bound.name}"
 
 
-def _measured_first(demand: Demand) -> set[str]:
+def _measured_first(demand: Demand) -> frozenset[str]:
     """What the policy must score of the whole step before the first backward pass: the input of the estimators that read it."""
-    if not demand.measures_policy:
-        return set()
-    return {view for name in demand.estimator_tensors for model, view in passes_of(name) if model == "policy"}
+    return views_scored_by("policy", demand.estimator_tensors)
