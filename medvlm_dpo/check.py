@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.config.catalogue import catalogue, choices_of, compose_loss, loss_names
 from medvlm_dpo.config.identity import CheckedCell
-from medvlm_dpo.config.instantiate import call_target, check_targets
+from medvlm_dpo.config.instantiate import call_if_any, call_target, check_targets
 from medvlm_dpo.data.content import content_of, read_source
 from medvlm_dpo.data.corruption.base import Corruption
 from medvlm_dpo.data.manifest import Manifest
@@ -57,11 +57,6 @@ def weights_content(backbone: AbstractBackbone, manifest: Manifest) -> str:
     return sha256_of_json({file.name: manifest.sha256(file) for file in backbone.weight_files()})
 
 
-def is_corruption(node: Mapping[str, Any] | None) -> bool:
-    """Whether a corruption node makes anything: `none` and an unread group do not."""
-    return node is not None and "_target_" in node
-
-
 class _Parts:
     """Objects built from nodes, each distinct node once per check."""
 
@@ -103,7 +98,7 @@ class _Collector:
 
     def built(self, group: str) -> Any:
         """What a group describes, or None."""
-        return self.attempt(lambda: call_target(self._config[group]), group)
+        return self.attempt(lambda: call_if_any(self._config[group]), group)
 
 
 def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
@@ -112,8 +107,8 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     collector.built("adapter")
     decoding: DecodingSettings | None = collector.built("decoding")
     collector.problems += _loss_problems(config)
-    reference: AbstractReference | None = collector.built("reference") if config["reference"] is not None else None
-    corruption: Corruption | None = collector.built("corruption") if is_corruption(config["corruption"]) else None
+    reference: AbstractReference | None = collector.built("reference")
+    corruption: Corruption | None = collector.built("corruption")
     backbone: AbstractBackbone | None = collector.attempt(
         lambda: parts.made("model", config["model"], lambda: call_target(config["model"])), "model"
     )

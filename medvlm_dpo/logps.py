@@ -121,9 +121,13 @@ def answer_lengths(batch: Batch) -> Int[Tensor, " answer"]:
 def padded(source: Float[Tensor, " response_token"], answer_index: Int[Tensor, " response_token"], num_answers: int) -> PerToken:
     """Per-token values as one row per answer, right-padded with exact 0 to one common width."""
     lengths = torch.bincount(answer_index, minlength=num_answers)
-    starts = lengths.cumsum(0) - lengths
-    columns = torch.arange(len(source), device=source.device) - starts[answer_index]
+    columns = places_within(answer_index, lengths.cumsum(0) - lengths)
     return source.new_zeros((num_answers, int(lengths.max()))).index_put((answer_index, columns), source)
+
+
+def places_within(answer_index: Int[Tensor, " response_token"], starts: Int[Tensor, " answer"]) -> Int[Tensor, " response_token"]:
+    """Every response token's place in its own answer, from 0, given where the answers begin."""
+    return torch.arange(len(answer_index), device=answer_index.device) - starts[answer_index]
 
 
 def _rows_of(values: Tensor, answers: Int[Tensor, " example"]) -> PerExample | PerToken:

@@ -24,7 +24,7 @@ from medvlm_dpo.objectives.diagnostics import (
     validation_diagnostics,
 )
 from medvlm_dpo.objectives.terms import Objective, TermOutput, weighted_loss
-from medvlm_dpo.objectives.totals import Total, add_totals, loss_totals, means_of
+from medvlm_dpo.objectives.totals import Total, add_totals, loss_totals, means_of, on_cpu
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.scoring import HIDDEN, REFERENCE, policy_values
 from medvlm_dpo.settings import TrainerSettings
@@ -134,7 +134,7 @@ class PreferenceModule(LightningModule):
             rows = torch.tensor([name == error_type for name in micro.batch.error_types])
             tensors = {name: value[rows] for name, value in micro.diagnosed.items()}
             facts = {name: fact[rows] for name, fact in micro.batch.facts.items()}
-            self._validated_by_type.setdefault(error_type, []).append(self._all.totals(tensors, facts))
+            self._validated_by_type.setdefault(error_type, []).append(on_cpu(self._all.totals(tensors, facts)))
 
     def _serve(self, batch: Batch, names: Names) -> Served:
         reference = self.reference.values(self.backbone, batch, names) if views_scored_by(REFERENCE, names) else {}
@@ -216,5 +216,5 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _named(split: str, totals: list[dict[str, Total]]) -> dict[str, float]:
     """Means over all ranks under their full names."""
-    every = [own for part in ranks.gathered(totals) for own in part]
+    every = [own for part in ranks.gathered([on_cpu(own) for own in totals]) for own in part]
     return {metric(split, name): value for name, value in means_of(add_totals(every)).items()}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from medvlm_dpo.config.instantiate import call_target, check_targets, settings_of
+from medvlm_dpo.config.instantiate import call_if_any, call_target, check_targets, settings_of
 from medvlm_dpo.data.content import read_source
 from medvlm_dpo.data.corruption.base import Corruption, corrupted_image
 from medvlm_dpo.data.manifest import Manifest
@@ -101,7 +101,7 @@ def _sheets(configs: Sequence[Config]) -> dict[Path, Config]:
 
 def _write(config: Config, path: Path, num_pairs: int, picture_side: int) -> str:
     source: DataSource = call_target(config["data"])
-    corruption: Corruption | None = call_target(config["corruption"]) if "_target_" in config["corruption"] else None
+    corruption: Corruption | None = call_if_any(config["corruption"])
     manifest = Manifest(Path(config["paths"]["output_dir"]) / "manifest.json")
     examples = read_source(source, manifest).examples
     manifest.save()

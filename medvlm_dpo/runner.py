@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import torch
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.check import is_corruption, weights_content
+from medvlm_dpo.check import weights_content
 from medvlm_dpo.config.identity import start_identity
-from medvlm_dpo.config.instantiate import call_target
+from medvlm_dpo.config.instantiate import call_if_any, call_target
 from medvlm_dpo.data.content import content_of
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.errors import InputError, TrainingStoppedError
@@ -139,11 +139,11 @@ def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, ma
     data = prepare_data(source, backbone, manifest, on_bad_record=config["data"]["on_bad_record"])
     _verify("data", content_of(source, manifest), cell)
     objective = build_objective(config["loss"], batch_size=settings.batch_size)
-    corruption = call_target(config["corruption"]) if is_corruption(config["corruption"]) else None
+    corruption = call_if_any(config["corruption"])
     trained = train(
         backbone,
         objective,
-        call_target(config["reference"]) if config["reference"] is not None else StartingReference(),
+        call_if_any(config["reference"]) or StartingReference(),
         {name: encode_split(examples, objective.demand, backbone, corruption) for name, examples in data.examples.items()},
         adapter=call_target(config["adapter"]),
         settings=settings,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.data.collate import only_views, tokens_of_views
-from medvlm_dpo.logps import FUNCTIONS, Head, LogProbs, TokenValues, answer_lengths, log_probs
+from medvlm_dpo.logps import FUNCTIONS, Head, LogProbs, TokenValues, answer_lengths, log_probs, places_within
 from medvlm_dpo.vocab import BASES, CLEAN_VIEWS, Batch, TensorName, corrupt_view, views_scored_by
 
 HiddenStates = Float[Tensor, "response_token hidden"]
@@ -148,8 +148,7 @@ def corrupt_tokens(batch: Batch) -> Int[Tensor, " response_token"]:
             both = (clean >= 0) & (corrupt >= 0)
             partner[clean[both]] = corrupt[both]
     answer = batch.rows.answer_index
-    columns = torch.arange(len(answer), device=answer.device) - starts[answer]
-    return torch.where(partner[answer] >= 0, starts[partner[answer].clamp(min=0)] + columns, -1)
+    return torch.where(partner[answer] >= 0, starts[partner[answer].clamp(min=0)] + places_within(answer, starts), -1)
 
 
 def _added(parts: Collection[Mapping[str, Tensor]], bases: Iterable[str], like: HiddenStates) -> dict[str, Tensor]:

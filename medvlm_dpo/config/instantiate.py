@@ -81,6 +81,11 @@ def call_target(node: Mapping[str, Any]) -> Any:
     return functools.partial(function, **arguments) if node.get("_partial_") else function(**arguments)
 
 
+def call_if_any(node: Mapping[str, Any] | None) -> Any:
+    """As `call_target`, or None where there is nothing to build: a group nobody reads is null, and a choice like `none` has no target."""
+    return call_target(node) if node is not None and "_target_" in node else None
+
+
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a node that reach its target: neither special keys nor those listed under `_shared_`."""
     hidden = {*SPECIAL_KEYS, *(node.get("_shared_") or ())}

@@ -34,6 +34,11 @@ def add_totals(parts: Iterable[Mapping[str, Total]]) -> dict[str, Total]:
     return added
 
 
+def on_cpu(totals: Mapping[str, Total]) -> dict[str, Total]:
+    """The same totals where processes can exchange them."""
+    return {name: Total(own.total.cpu(), own.num_examples.cpu()) for name, own in totals.items()}
+
+
 def means_of(totals: Mapping[str, Total]) -> dict[str, float]:
     """The means; a metric for which no example counted has none and is left out."""
     return {name: (total / count).item() for name, (total, count) in totals.items() if count.item() > 0}
