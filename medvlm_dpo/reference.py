@@ -89,7 +89,8 @@ class MovingReference(AbstractReference):
         kept.append((self._mix, backbone.adapter_factors()))
         self._coefficients, self._snapshots = [value for value, _ in kept], [tensors for _, tensors in kept]
         self._updated_at, self._mixed = step, None
-        print(f"step {step}: the reference moved towards the policy ({len(self._snapshots)} snapshots)")
+        # On a line of its own: the progress bar has left the cursor at its end.
+        print(f"\nstep {step}: the reference moved towards the policy ({len(self._snapshots)} snapshots)")
 
     def note(self, num_steps: int) -> str | None:
         """Says when the run is over before the reference could move."""
