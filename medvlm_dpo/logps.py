@@ -1,5 +1,6 @@
 """Hidden states and labels -> per-token values, one function a base -> the tensors an objective asks for by name."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -73,6 +74,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "image_kl": image_kl,
     "forward_kl": forward_kl,
 }
+READINGS: Mapping[str, tuple[str, ...]] = {base: tuple(inspect.signature(function).parameters) for base, function in FUNCTIONS.items()}
 
 # --- from values per token to the tensors of the grammar ---------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from medvlm_dpo import ranks
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.data.collate import only_views
 from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.logps import TokenValues, served_tensors
 from medvlm_dpo.metrics import GRADIENT_NORM, LEARNING_RATE, LENGTH_R2, TRAIN, VALIDATION, metric
@@ -166,8 +165,7 @@ class PreferenceModule(LightningModule):
         names = self.objective.demand.estimator_tensors
         if not names:
             return [Served(batch, {}, {}) for batch in step.batches]
-        views = views_scored_by("policy", names) | views_scored_by(REFERENCE, names)
-        return [self._serve(only_views(batch, views), names) for batch in step.batches]
+        return [self._serve(batch, names) for batch in step.batches]
 
     def _estimate(self, served: Sequence[Served]) -> tuple[dict[str, Statistic], dict[str, dict[str, Tensor]]]:
         """The batch statistics, from the rows of all ranks in the order of the global batch."""

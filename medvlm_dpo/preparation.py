@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.data.collate import EncodedExample, encode_examples, own_answer
 from medvlm_dpo.data.content import read_source
 from medvlm_dpo.data.corruption.base import Corruption, corrupted_image
+from medvlm_dpo.data.encoding import EncodedExample, encode_examples, own_answer
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.records import BadRecord, DataSource, apply_policy

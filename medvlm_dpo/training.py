@@ -19,9 +19,10 @@ from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.callbacks import Checkpoints, GradientCheck, MetricsLog, ProgressBar, StartCheck, Validations, json_lines
 from medvlm_dpo.checkpoint import load_newest
-from medvlm_dpo.data.collate import EncodedExample
 from medvlm_dpo.data.datamodule import PreferenceData, StepMaker, TrainingSteps, ValidationSteps
+from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.data.sampler import num_steps
+from medvlm_dpo.data.segments import PackedLayout
 from medvlm_dpo.metrics import TRAIN, VALIDATION
 from medvlm_dpo.module import PreferenceModule
 from medvlm_dpo.objectives.diagnostics import validation_diagnostics
@@ -136,6 +137,7 @@ def _data(
 ) -> PreferenceData:
     maker = StepMaker(
         views=objective.demand.views,
+        layout=PackedLayout(backbone.encoder.image_token_id),
         pixels=backbone.pixels,
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size or settings.batch_size,

@@ -195,6 +195,24 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Trees:
+    """How the tokens of packed rows see each other. A row holds trees of segments, one after the other, each depth first.
+
+    Args:
+        position_ids: depth of every token in its tree, what its position would be in a sequence of its own; 0 on padding.
+        visible_until: token j is seen by token i of its row where `j <= i < visible_until[j]`: by itself and by what follows from it.
+        answer_trees: for every answer, the tree it belongs to, counted over all rows.
+        span_rows, span_columns: where every image span begins, in row order.
+    """
+
+    position_ids: Int[Tensor, "row column"]
+    visible_until: Int[Tensor, "row column"]
+    answer_trees: Int[Tensor, " answer"]
+    span_rows: Int[Tensor, " span"]
+    span_columns: Int[Tensor, " span"]
+
+
+@dataclass(frozen=True)
 class Rows:
     """What a backbone scores: token rows, the distinct images they show, and where answers are predicted.
 
@@ -207,6 +225,7 @@ class Rows:
         labels: for every response token, its id.
         answer_index: for every response token, the answer (0 .. num_answers-1) it belongs to, in ascending order.
         num_answers: number of scored answers.
+        trees: None in the plain layout, where every answer has a row of its own and a token sees all tokens before it.
     """
 
     input_ids: Int[Tensor, "row column"]
@@ -218,6 +237,7 @@ class Rows:
     labels: Int[Tensor, " response_token"]
     answer_index: Int[Tensor, " response_token"]
     num_answers: int
+    trees: Trees | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +251,7 @@ class Batch:
         example_ids: ids in order.
         global_positions: position of every example in the global batch.
         error_types: what each pair tests, None where the record does not say.
+        answer_keys: for every answer of `rows`, a hash of the sequence it ends: picture, prompt and answer.
     """
 
     rows: Rows
@@ -239,6 +260,7 @@ class Batch:
     example_ids: tuple[str, ...]
     global_positions: Int[Tensor, " example"]
     error_types: tuple[str | None, ...] = ()
+    answer_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

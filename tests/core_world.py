@@ -17,12 +17,14 @@ from torch import Tensor
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.config.catalogue import compose_loss
-from medvlm_dpo.data.collate import EncodedExample, collate, encode_examples
+from medvlm_dpo.data.collate import collate
 from medvlm_dpo.data.corruption.base import corrupted_image
 from medvlm_dpo.data.corruption.geometry import Crop
+from medvlm_dpo.data.encoding import EncodedExample, encode_examples
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
+from medvlm_dpo.data.segments import Layout, PlainLayout
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.settings import TrainerSettings
@@ -78,9 +80,12 @@ def encoded(examples: tuple[Example, ...], backbone: LlavaBackbone) -> tuple[Enc
     return encode_examples(examples, unmatched_partners(examples), backbone.encoder, corrupted=corrupted, with_changes=True)
 
 
-def collated(examples: Sequence[EncodedExample], views: Iterable[str], pixels: Callable[[ImageSource], Tensor]) -> Batch:
-    """One micro-batch that is the whole batch."""
-    return collate(examples, views, global_positions=range(len(examples)), pixels=pixels, draw=lambda _: 0.5)
+def collated(
+    examples: Sequence[EncodedExample], views: Iterable[str], pixels: Callable[[ImageSource], Tensor], layout: Layout | None = None
+) -> Batch:
+    """One micro-batch that is the whole batch, in the plain layout where none is given."""
+    layout = layout or PlainLayout()
+    return collate(examples, views, global_positions=range(len(examples)), layout=layout, pixels=pixels, draw=lambda _: 0.5)
 
 
 def picture(number: int) -> PhantomImage:

@@ -16,8 +16,8 @@ from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.config.catalogue import catalogue, conf_folder, loss_names
 from medvlm_dpo.config.instantiate import call_target
-from medvlm_dpo.data.collate import EncodedExample, encode_examples
 from medvlm_dpo.data.corruption.base import corrupted_image
+from medvlm_dpo.data.encoding import EncodedExample, encode_examples
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.phantom.source import PhantomPairs
 from medvlm_dpo.logps import served_tensors

@@ -9,7 +9,7 @@ from core_world import LORA, collated, encoded, make_backbone, make_pairs
 from torch import Tensor
 
 from medvlm_dpo.backbones.llava import LlavaBackbone
-from medvlm_dpo.data.collate import EncodedExample
+from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.logps import served_tensors
 from medvlm_dpo.reference import StartingReference
 from medvlm_dpo.scoring import HIDDEN, REFERENCE, policy_values

@@ -101,7 +101,7 @@ def test_sft_scores_chosen_answers_only(untrained_model: Path, tmp_path: Path) -
     both = run_training(untrained_model, tmp_path / "dpo", "dpo")
     chosen = run_training(untrained_model, tmp_path / "sft", "sft")
 
-    assert chosen.training["tokens"] < 0.6 * both.training["tokens"]
+    assert chosen.training["tokens"] < both.training["tokens"], "rejected answers are not read; what both share is read once anyway"
 
 
 # --- micro-batches ---------------------------------------------------------------------------------------------------

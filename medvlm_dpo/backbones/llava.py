@@ -18,6 +18,7 @@ from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.backbones.greedy import greedy
 from medvlm_dpo.backbones.prompt import PromptEncoder, prompt_format
+from medvlm_dpo.backbones.tree_attention import tree_attention
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import read_json
 from medvlm_dpo.vocab import ImageSource, Rows
@@ -89,9 +90,9 @@ class LlavaBackbone(AbstractBackbone):
 
     def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
         """Runs the language model once over all rows; each distinct image is encoded once, without gradient."""
-        llava = self._model.model
         embedded = self._embed(rows.input_ids, self._image_features(rows.pixel_values)[rows.image_rows])
-        output = llava.language_model(inputs_embeds=embedded, attention_mask=rows.padding_mask.long(), use_cache=False)
+        seen = {"attention_mask": rows.padding_mask.long()} if rows.trees is None else tree_attention(rows.trees, embedded)
+        output = self._model.model.language_model(inputs_embeds=embedded, use_cache=False, **seen)
         return output.last_hidden_state[rows.predictor_rows, rows.predictor_columns]
 
     def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocab"]:

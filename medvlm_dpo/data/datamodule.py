@@ -1,19 +1,18 @@
 """Loaders whose items are optimiser steps."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from medvlm_dpo.data.collate import EncodedExample, collate, moved
+from medvlm_dpo.data.collate import collate, moved
+from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.data.sampler import micro_batches, share_of_rank, step_examples, uniform_draw
-from medvlm_dpo.vocab import ImageSource, Step
-
-Pixels = Callable[[ImageSource], Tensor]
+from medvlm_dpo.data.segments import Layout, Pixels
+from medvlm_dpo.vocab import Step
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class StepMaker:
 
     Args:
         views: views to score.
+        layout: how sequences become rows.
         pixels: preprocessing of one image.
         batch_size: examples per step, over all ranks.
         micro_batch_size: examples per forward pass.
@@ -30,6 +30,7 @@ class StepMaker:
     """
 
     views: frozenset[str]
+    layout: Layout
     pixels: Pixels
     batch_size: int
     micro_batch_size: int
@@ -50,6 +51,7 @@ class StepMaker:
                 [examples[position] for position in part],
                 self.views,
                 global_positions=part,
+                layout=self.layout,
                 pixels=self.pixels,
                 draw=partial(uniform_draw, self.seed, index),
             )

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from medvlm_dpo.data.collate import own_answer
+from medvlm_dpo.data.encoding import own_answer
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.vocab import Example
 

@@ -1,10 +1,9 @@
 """Micro-batches in the plain layout: what predicts what, each image once, and the same rows however a batch is made."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +11,10 @@ from pictures import Picture
 from torch import Tensor
 
 from medvlm_dpo.data.changes import changed_tokens
-from medvlm_dpo.data.collate import EncodedExample, collate, encode_examples, moved, only_views, own_answer
-from medvlm_dpo.vocab import Batch, Example, ImageSource, Turn
+from medvlm_dpo.data.collate import answers_of_views, collate, moved
+from medvlm_dpo.data.encoding import EncodedExample
+from medvlm_dpo.data.segments import Layout, PlainLayout
+from medvlm_dpo.vocab import Batch, ImageSource
 
 LAW = settings(max_examples=60, deadline=None, derandomize=True)
 VIEWS: tuple[str, ...] = ("chosen", "rejected", "unmatched")
@@ -27,8 +28,11 @@ def make(place: int, prompt: tuple[int, ...], answers: dict[Any, tuple[int, ...]
     return EncodedExample(f"e{place}", Picture(str(place % 3)), prompt, answers, weight)
 
 
-def batch_of(examples: list[EncodedExample], views: Iterable[str]) -> Batch:
-    return collate(examples, views, global_positions=range(len(examples)), pixels=pixels, draw=lambda id_: 0.25 if id_ == "e0" else 0.75)
+def batch_of(examples: list[EncodedExample], views: Iterable[str], layout: Layout | None = None) -> Batch:
+    def draw(id_: str) -> float:
+        return 0.25 if id_ == "e0" else 0.75
+
+    return collate(examples, views, global_positions=range(len(examples)), layout=layout or PlainLayout(), pixels=pixels, draw=draw)
 
 
 ids = st.lists(st.integers(4, 50), min_size=1, max_size=5).map(tuple)
@@ -70,27 +74,6 @@ def test_a_wrong_shift_would_point_at_other_tokens() -> None:
     assert rows.labels.tolist() == [7, 8, 2]
 
 
-@LAW
-@given(examples_of, st.sets(st.sampled_from(VIEWS), min_size=1))
-def test_only_views_is_collating_with_those_views(examples: list[EncodedExample], views: set[str]) -> None:
-    kept = [example for example in examples if views & example.answers.keys()]
-    if not kept:
-        return
-    part, direct = only_views(batch_of(kept, VIEWS), views), batch_of(kept, views)
-    width = direct.rows.input_ids.shape[1]
-
-    assert part.answers.keys() == direct.answers.keys()
-    assert all(torch.equal(part.answers[view], direct.answers[view]) for view in views)
-    assert torch.equal(part.rows.input_ids[:, :width], direct.rows.input_ids), "the whole batch may be padded wider"
-    assert not part.rows.padding_mask[:, width:].any()
-    assert torch.equal(part.rows.padding_mask[:, :width], direct.rows.padding_mask)
-    shown = [batch.rows.pixel_values[batch.rows.image_rows] for batch in (part, direct)]
-    assert torch.equal(shown[0], shown[1])
-    for name in ("predictor_rows", "predictor_columns", "labels", "answer_index"):
-        assert torch.equal(getattr(part.rows, name), getattr(direct.rows, name)), name
-    assert part.rows.num_answers == direct.rows.num_answers
-
-
 def test_facts_tell_lengths_presence_and_weight() -> None:
     examples = [make(0, (5,), {"chosen": (7, 2)}, 0.5), make(1, (5,), {"rejected": (7, 8, 2)}, 2.0)]
 
@@ -119,39 +102,6 @@ def test_moved_moves_every_tensor() -> None:
     assert there.example_ids == batch.example_ids
 
 
-class Letters:
-    """Encodes letters; a prompt is its turns joined."""
-
-    def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        return tuple(ord(letter) for turn in turns for letter in turn.text)
-
-    def answer_ids(self, text: str) -> tuple[int, ...]:
-        return (*(ord(letter) for letter in text), 2)
-
-
-def test_encoding_takes_the_partners_own_answer() -> None:
-    pairs = [
-        Example("a", Picture("0"), (Turn("human", "Q"),), "yes", "no", pair_weight=0.3),
-        Example("b", Picture("1"), (Turn("human", "R"),), None, "left"),
-    ]
-
-    first, second = encode_examples(pairs, (1, 0), Letters())
-
-    assert first.answers == {
-        "chosen": Letters().answer_ids("yes"),
-        "rejected": Letters().answer_ids("no"),
-        "unmatched": Letters().answer_ids("left"),
-    }
-    assert second.answers == {"rejected": Letters().answer_ids("left"), "unmatched": Letters().answer_ids("yes")}
-    assert first.pair_weight == 0.3
-    assert encode_examples(pairs, None, Letters())[0].answers.keys() == {"chosen", "rejected"}
-
-
-def test_example_without_any_answer_is_refused() -> None:
-    with pytest.raises(ValueError, match="example x has no answer"):
-        own_answer(Example("x", Picture("0"), (), None, None))
-
-
 def test_the_same_answer_is_scored_on_the_corrupted_picture() -> None:
     example = replace(make(0, (5, 6), {"chosen": (7, 8, 2), "rejected": (9, 2)}), corrupted=Picture("77"))
     batch = batch_of([example, make(1, (5,), {"chosen": (7, 2)})], ["chosen", "chosen_corrupt"])
@@ -174,21 +124,11 @@ def test_masks_are_as_wide_as_the_values_per_token() -> None:
     assert "rejected_changed_mask" not in batch_of(pairs, ["chosen"]).facts, "it could be wider than any value"
 
 
-@pytest.mark.parametrize(
-    ("chosen", "rejected", "chosen_mask", "rejected_mask"),
-    [
-        ([1, 2, 3, 4, 5], [1, 2, 3, 9, 5], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]),  # a match of one token is chance
-        ([1, 2], [1, 2], [1, 1], [1, 1]),  # too short to match
-        ([1, 2, 3], [1, 2, 3], [0, 0, 0], [0, 0, 0]),
-        ([8, 1, 2, 3, 4, 9, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7], [1, 0, 0, 0, 0, 1, 0, 0, 0], [0] * 7),
-        ([1, 2, 3, 4] * 60, [1, 2, 3, 4] * 60, [0] * 240, [0] * 240),  # frequent tokens are no junk
-    ],
-)
-def test_changed_tokens(chosen: list[int], rejected: list[int], chosen_mask: list[int], rejected_mask: list[int]) -> None:
-    changed = changed_tokens({"chosen": chosen, "rejected": rejected})
+def test_answers_of_views() -> None:
+    examples = [make(0, (5,), {"chosen": (7, 2), "rejected": (8, 2)}), make(1, (5,), {"rejected": (7, 2)})]
+    batch = batch_of(examples, ("chosen", "rejected"))
 
-    assert {view: list(mask) for view, mask in changed.items()} == {"chosen": chosen_mask, "rejected": rejected_mask}
-
-
-def test_an_answer_alone_has_no_changed_tokens() -> None:
-    assert changed_tokens({"chosen": [1, 2, 3], "unmatched": [1, 2, 3]}) == {}
+    assert answers_of_views(batch, ["chosen"]).tolist() == [True, False, False]
+    assert answers_of_views(batch, ["rejected"]).tolist() == [False, True, True]
+    assert answers_of_views(batch, ["chosen", "rejected"]).all()
+    assert not answers_of_views(batch, []).any()

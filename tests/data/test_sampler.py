@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from medvlm_dpo.data.collate import EncodedExample
 from medvlm_dpo.data.datamodule import PreferenceData, StepMaker, TrainingSteps, ValidationSteps
+from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.data.sampler import micro_batches, num_steps, share_of_rank, step_examples, uniform_draw
+from medvlm_dpo.data.segments import PlainLayout
 from medvlm_dpo.vocab import Batch, ImageSource
 
 LAW = settings(max_examples=80, deadline=None, derandomize=True)
@@ -86,7 +87,7 @@ def encoded(number: int) -> list[EncodedExample]:
 
 def maker(batch_size: int = 4, micro_batch_size: int = 3, rank: int = 0, num_ranks: int = 1) -> StepMaker:
     views = frozenset({"chosen"})
-    return StepMaker(views, pixels, batch_size, micro_batch_size, seed=1, rank=rank, num_ranks=num_ranks)
+    return StepMaker(views, PlainLayout(), pixels, batch_size, micro_batch_size, seed=1, rank=rank, num_ranks=num_ranks)
 
 
 def training(first_step: int, micro_batch_size: int = 3) -> TrainingSteps:
