@@ -114,7 +114,7 @@ def main(role: str, folder: Path, log: Path) -> None:
     if role == "dies_in_make":
         make = _third(make, _die)
     elif role == "sleeps_in_make":
-        make = _third(make, lambda keys: (log.with_suffix(".asleep").touch(), time.sleep(600)))
+        make = _third(make, lambda _: (log.with_suffix(".asleep").touch(), time.sleep(600)))
     elif role == "dies_before_sync":
         os.fsync = _third(os.fsync, _die)
     elif role == "dies_before_rename":
