@@ -35,6 +35,10 @@ class AbstractBackbone(ABC):
         """One picture as the vision tower wants it."""
 
     @abstractmethod
+    def packing_obstacle(self) -> str | None:
+        """Why rows of trees would not give the values of plain rows, in words that follow `layout: plain (`; None where they do."""
+
+    @abstractmethod
     def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
         """Last hidden states at the positions that predict the response tokens of `rows`."""
 

@@ -88,6 +88,13 @@ class LlavaBackbone(AbstractBackbone):
         values: Tensor = self._processor(image.load(), return_tensors="pt")["pixel_values"][0]
         return values
 
+    def packing_obstacle(self) -> str | None:
+        """A sliding window counts columns, and in a row of trees other branches stand between a token and its prefix."""
+        text: Any = self._config.text_config
+        window: int | None = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+        reaches = window is None or window >= self.encoder.max_length  # then it hides nothing of a single sequence
+        return None if reaches else f"the language model looks back {window} tokens only, fewer than model.max_length"
+
     def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
         """Runs the language model once over all rows; each distinct image is encoded once, without gradient."""
         embedded = self._embed(rows.input_ids, self._image_features(rows.pixel_values)[rows.image_rows])
