@@ -138,7 +138,7 @@ def _data(
     maker = StepMaker(
         views=objective.demand.views,
         layout=PackedLayout(backbone.encoder.image_token_id),
-        pixels=backbone.pixels,
+        pictures=backbone.pictures,
         batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size or settings.batch_size,
         seed=seed,

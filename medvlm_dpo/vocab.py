@@ -219,8 +219,9 @@ class Rows:
     Args:
         input_ids: right-padded token ids; image spans hold the backbone's image token.
         padding_mask: True on real tokens.
-        pixel_values: distinct preprocessed images, each once.
-        image_rows: for every image span in row order, the index of its image in `pixel_values`.
+        pictures: distinct images, each once: preprocessed [image, channel, height, width], or features of the frozen vision tower that a
+            cache holds [image, patch, feature].
+        image_rows: for every image span in row order, the index of its image in `pictures`.
         predictor_rows, predictor_columns: for every response token, the position whose hidden state predicts it.
         labels: for every response token, its id.
         answer_index: for every response token, the answer (0 .. num_answers-1) it belongs to, in ascending order.
@@ -230,7 +231,7 @@ class Rows:
 
     input_ids: Int[Tensor, "row column"]
     padding_mask: Bool[Tensor, "row column"]
-    pixel_values: Float[Tensor, "image channel height width"]
+    pictures: Float[Tensor, "image ..."]
     image_rows: Int[Tensor, " span"]
     predictor_rows: Int[Tensor, " response_token"]
     predictor_columns: Int[Tensor, " response_token"]

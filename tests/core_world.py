@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,12 @@ from medvlm_dpo.data.encoding import EncodedExample, encode_examples
 from medvlm_dpo.data.partners import unmatched_partners
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.phantom.source import PhantomPairs, PhantomQuestions
-from medvlm_dpo.data.segments import Layout, PlainLayout
+from medvlm_dpo.data.segments import Layout, Pictures, PlainLayout
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.settings import TrainerSettings
 from medvlm_dpo.training import CellFiles, TrainedCell, train
-from medvlm_dpo.vocab import Batch, Example, ImageSource, Question, Turn
+from medvlm_dpo.vocab import Batch, Example, Question, Turn
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PROMPT = {"begin_of_sequence": True, "image": "<image>\n", "human": "[INST] {text} [/INST]", "gpt": " {text}"}
@@ -80,12 +80,10 @@ def encoded(examples: tuple[Example, ...], backbone: LlavaBackbone) -> tuple[Enc
     return encode_examples(examples, unmatched_partners(examples), backbone.encoder, corrupted=corrupted, with_changes=True)
 
 
-def collated(
-    examples: Sequence[EncodedExample], views: Iterable[str], pixels: Callable[[ImageSource], Tensor], layout: Layout | None = None
-) -> Batch:
+def collated(examples: Sequence[EncodedExample], views: Iterable[str], pictures: Pictures, layout: Layout | None = None) -> Batch:
     """One micro-batch that is the whole batch, in the plain layout where none is given."""
     layout = layout or PlainLayout()
-    return collate(examples, views, global_positions=range(len(examples)), layout=layout, pixels=pixels, draw=lambda _: 0.5)
+    return collate(examples, views, global_positions=range(len(examples)), layout=layout, pictures=pictures, draw=lambda _: 0.5)
 
 
 def picture(number: int) -> PhantomImage:

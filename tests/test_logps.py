@@ -37,7 +37,7 @@ def make_batch(lengths: list[int], chosen: list[int], rejected: list[int]) -> Ba
     rows = Rows(
         input_ids=torch.zeros((len(lengths), 1), dtype=torch.long),
         padding_mask=torch.ones((len(lengths), 1), dtype=torch.bool),
-        pixel_values=torch.zeros((1, 3, 2, 2)),
+        pictures=torch.zeros((1, 3, 2, 2)),
         image_rows=empty,
         predictor_rows=index,
         predictor_columns=index,

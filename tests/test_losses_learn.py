@@ -73,7 +73,7 @@ class World:
     @torch.no_grad()
     def served(self, *, start: bool) -> tuple[dict[str, Tensor], Batch]:
         """Every tensor the loss asks for, of the start or of the trained policy; detached ones apart, so that they can be held."""
-        batch = collated(self.examples, sorted(self.objective.demand.views), self.backbone.pixels)
+        batch = collated(self.examples, sorted(self.objective.demand.views), self.backbone.pictures)
         demand = self.objective.demand
         names = demand.tensors
         reference = StartingReference().values(self.backbone, batch, names) if demand.needs_reference else {}

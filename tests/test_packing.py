@@ -34,7 +34,7 @@ def backbone(untrained_model: Path) -> LlavaBackbone:
 
 
 def batch_in(layout: Layout, backbone: LlavaBackbone, examples: tuple[EncodedExample, ...]) -> Batch:
-    return collated(examples, VIEWS, lambda image: backbone.pixels(image).double(), layout)
+    return collated(examples, VIEWS, lambda images: backbone.pictures(images).double(), layout)
 
 
 @pytest.mark.parametrize("row_tokens", [0, 400, 10_000])

@@ -24,7 +24,7 @@ class World:
         self.backbone.module.double()
         self.backbone.add_adapter(LORA, seed=0)
         self.batch: Batch = collated(
-            encoded(make_pairs(2), self.backbone), ("chosen", "rejected"), lambda image: self.backbone.pixels(image).double()
+            encoded(make_pairs(2), self.backbone), ("chosen", "rejected"), lambda images: self.backbone.pictures(images).double()
         )
         self.generator = torch.Generator().manual_seed(3)
 

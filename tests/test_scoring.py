@@ -34,7 +34,7 @@ class World:
         self.batch = self.collate(self.examples, VIEWS)
 
     def collate(self, examples: tuple[EncodedExample, ...], views: tuple[str, ...]) -> Batch:
-        return collated(examples, views, lambda image: self.backbone.pixels(image).double())
+        return collated(examples, views, lambda images: self.backbone.pictures(images).double())
 
     def served(self, names: list[TensorName], batch: Batch | None = None) -> dict[str, Tensor]:
         batch = batch if batch is not None else self.batch
@@ -192,7 +192,7 @@ def test_number_of_passes(world: World, monkeypatch: pytest.MonkeyPatch, asked: 
 def test_forward_kl_is_exactly_0_where_policy_and_reference_are_one_model(untrained_model: Path) -> None:
     backbone = make_backbone(untrained_model)
     backbone.add_adapter(LORA, seed=0)
-    batch = collated(encoded(make_pairs(2), backbone), ("chosen", "rejected"), backbone.pixels)
+    batch = collated(encoded(make_pairs(2), backbone), ("chosen", "rejected"), backbone.pictures)
     names = [TENSOR_NAMES["policy_chosen_token_forward_kl"], TENSOR_NAMES["policy_rejected_forward_kl"]]
     reference = StartingReference().values(backbone, batch, names)
     assert reference.keys() == {HIDDEN}

@@ -35,6 +35,13 @@ class AbstractBackbone(ABC):
         """One picture as the vision tower wants it."""
 
     @abstractmethod
+    def pictures(self, images: Sequence[ImageSource]) -> Float[Tensor, "image ..."]:
+        """Pictures as `hidden_states` and `generate` take them, a line each.
+
+        Pixels [image, channel, height, width], or where a vision cache holds all of them features [image, patch, feature].
+        """
+
+    @abstractmethod
     def packing_obstacle(self) -> str | None:
         """Why rows of trees would not give the values of plain rows, in words that follow `layout: plain (`; None where they do."""
 
@@ -47,10 +54,18 @@ class AbstractBackbone(ABC):
         """Logits of hidden states."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Sequence[int]], pixel_values: Tensor, *, max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers to a batch of prompts, one image each, as token ids without the end-of-sequence token.
+    def generate(
+        self, prompts: Sequence[Sequence[int]], pictures: Tensor, image_rows: Sequence[int], *, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Greedy answers to a batch of prompts, as token ids without the end-of-sequence token.
 
         An answer that was cut at `max_new_tokens` has exactly that many ids; a finished one has fewer.
+
+        Args:
+            prompts: ids, one image span each.
+            pictures: distinct pictures, from `pictures`.
+            image_rows: for every prompt the index of its picture.
+            max_new_tokens: longest answer in tokens, its end included.
         """
 
     @abstractmethod

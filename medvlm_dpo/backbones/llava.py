@@ -88,6 +88,10 @@ class LlavaBackbone(AbstractBackbone):
         values: Tensor = self._processor(image.load(), return_tensors="pt")["pixel_values"][0]
         return values
 
+    def pictures(self, images: Sequence[ImageSource]) -> Float[Tensor, "image ..."]:
+        """Preprocessed pictures in one tensor."""
+        return torch.stack([self.pixels(image) for image in images])
+
     def packing_obstacle(self) -> str | None:
         """A sliding window counts columns, and in a row of trees other branches stand between a token and its prefix."""
         text: Any = self._config.text_config
@@ -97,7 +101,7 @@ class LlavaBackbone(AbstractBackbone):
 
     def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
         """Runs the language model once over all rows; each distinct image is encoded once, without gradient."""
-        embedded = self._embed(rows.input_ids, self._image_features(rows.pixel_values)[rows.image_rows])
+        embedded = self._embed(rows.input_ids, self._image_features(rows.pictures)[rows.image_rows])
         seen = {"attention_mask": rows.padding_mask.long()} if rows.trees is None else tree_attention(rows.trees, embedded)
         output = self._model.model.language_model(inputs_embeds=embedded, use_cache=False, **seen)
         return output.last_hidden_state[rows.predictor_rows, rows.predictor_columns]
@@ -107,13 +111,15 @@ class LlavaBackbone(AbstractBackbone):
         return self._model.lm_head(hidden)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], pixel_values: Tensor, *, max_new_tokens: int) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], pictures: Tensor, image_rows: Sequence[int], *, max_new_tokens: int
+    ) -> list[list[int]]:
         """Greedy answers; prompts of different length are padded on the left and masked."""
         width = max(map(len, prompts))
         device = self._model.device
         input_ids = torch.tensor([[self.encoder.end_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         padding_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        embedded = self._embed(input_ids, self._image_features(pixel_values.to(device)))
+        embedded = self._embed(input_ids, self._image_features(pictures.to(device))[list(image_rows)])
         return greedy(
             self._model.model.language_model,
             self._model.lm_head,
@@ -163,10 +169,10 @@ class LlavaBackbone(AbstractBackbone):
         """The transformers model, or the peft model around it."""
         return self._model if self._adapted is None else self._adapted
 
-    def _image_features(self, pixel_values: Tensor) -> Float[Tensor, "image patch hidden"]:
+    def _image_features(self, pictures: Tensor) -> Float[Tensor, "image patch hidden"]:
         """Features of the images; asked again for the very same tensor (policy, then reference) they are not computed again."""
-        if self._encoded is None or self._encoded[0] is not pixel_values:
-            self._encoded = (pixel_values, self._encode_images(pixel_values))
+        if self._encoded is None or self._encoded[0] is not pictures:
+            self._encoded = (pictures, self._encode_images(pictures))
         return self._encoded[1]
 
     def _encode_images(self, pixel_values: Tensor) -> Float[Tensor, "image patch hidden"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from medvlm_dpo.data.encoding import EncodedExample
-from medvlm_dpo.data.segments import Layout, Pixels, Scored
+from medvlm_dpo.data.segments import Layout, Pictures, Scored
 from medvlm_dpo.vocab import CLEAN_VIEWS, Batch, Trees
 
 
@@ -19,7 +19,7 @@ def collate(
     *,
     global_positions: Sequence[int],
     layout: Layout,
-    pixels: Pixels,
+    pictures: Pictures,
     draw: Callable[[str], float],
 ) -> Batch:
     """One micro-batch.
@@ -29,7 +29,7 @@ def collate(
         views: views to score.
         global_positions: position of every example in the global batch.
         layout: how sequences become rows.
-        pixels: preprocessing of one image.
+        pictures: a tensor of distinct images, as the backbone takes it.
         draw: the number in (0, 1) of an example id in this step, the fact `uniform_draw`.
     """
     scored: list[Scored] = []
@@ -40,7 +40,7 @@ def collate(
                 answers[view][row] = len(scored)
                 scored.append(sequence)
     return Batch(
-        rows=layout(scored, pixels),
+        rows=layout(scored, pictures),
         answers=answers,
         facts=_facts(examples, answers.keys(), width=max(len(sequence.answer) for sequence in scored), draw=draw),
         example_ids=tuple(example.id for example in examples),

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from medvlm_dpo.data.collate import collate, moved
 from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.data.sampler import micro_batches, share_of_rank, step_examples, uniform_draw
-from medvlm_dpo.data.segments import Layout, Pixels
+from medvlm_dpo.data.segments import Layout, Pictures
 from medvlm_dpo.vocab import Step
 
 
@@ -22,7 +22,7 @@ class StepMaker:
     Args:
         views: views to score.
         layout: how sequences become rows.
-        pixels: preprocessing of one image.
+        pictures: a tensor of distinct images, as the backbone takes it.
         batch_size: examples per step, over all ranks.
         micro_batch_size: examples per forward pass.
         seed: the cell's.
@@ -31,7 +31,7 @@ class StepMaker:
 
     views: frozenset[str]
     layout: Layout
-    pixels: Pixels
+    pictures: Pictures
     batch_size: int
     micro_batch_size: int
     seed: int
@@ -52,7 +52,7 @@ class StepMaker:
                 self.views,
                 global_positions=part,
                 layout=self.layout,
-                pixels=self.pixels,
+                pictures=self.pictures,
                 draw=partial(uniform_draw, self.seed, index),
             )
             for part in micro_batches(own, self.micro_batch_size)

@@ -17,7 +17,7 @@ from torch import Tensor
 from medvlm_dpo.files import sha256_of_bytes
 from medvlm_dpo.vocab import ImageSource, Rows, Trees
 
-Pixels = Callable[[ImageSource], Tensor]
+Pictures = Callable[[Sequence[ImageSource]], Tensor]  # distinct pictures, as one tensor with a line for each
 
 
 class Scored(NamedTuple):
@@ -42,7 +42,7 @@ class Scored(NamedTuple):
 class Layout(Protocol):
     """A way of laying sequences out in rows."""
 
-    def __call__(self, sequences: Sequence[Scored], pixels: Pixels) -> Rows:
+    def __call__(self, sequences: Sequence[Scored], pictures: Pictures) -> Rows:
         """Rows whose answers are those of the sequences, in order."""
         ...
 
@@ -57,7 +57,7 @@ class Layout(Protocol):
 class PlainLayout:
     """One row a sequence: what the packed layout is compared with, and what remains where a model does not allow packing."""
 
-    def __call__(self, sequences: Sequence[Scored], pixels: Pixels) -> Rows:
+    def __call__(self, sequences: Sequence[Scored], pictures: Pictures) -> Rows:
         """Rows in the order of the sequences."""
         width = max(len(prompt) + len(answer) for prompt, answer, _ in sequences)
         input_ids = torch.zeros((len(sequences), width), dtype=torch.long)
@@ -69,11 +69,11 @@ class PlainLayout:
             padding_mask[row, :length] = True
             predictor_columns += range(len(prompt) - 1, length - 1)  # the token before predicts
         answer_index = _answer_index(sequences)
-        pixel_values, image_rows = _pictures([image for _, _, image in sequences], pixels)
+        shown, image_rows = _distinct([image for _, _, image in sequences], pictures)
         return Rows(
             input_ids=input_ids,
             padding_mask=padding_mask,
-            pixel_values=pixel_values,
+            pictures=shown,
             image_rows=image_rows,
             predictor_rows=answer_index,  # one row per answer in this layout
             predictor_columns=torch.tensor(predictor_columns),
@@ -103,10 +103,10 @@ class PackedLayout:
     image_token_id: int
     row_tokens: int = 0
 
-    def __call__(self, sequences: Sequence[Scored], pixels: Pixels) -> Rows:
+    def __call__(self, sequences: Sequence[Scored], pictures: Pictures) -> Rows:
         """Rows of trees; sequences of one picture share a tree."""
         trees = [_grown(sequences, members, self.image_token_id) for members in _by_picture(sequences)]
-        return _laid_out(trees, _shelves([len(tree.tokens) for tree in trees], self.row_tokens), sequences, pixels)
+        return _laid_out(trees, _shelves([len(tree.tokens) for tree in trees], self.row_tokens), sequences, pictures)
 
     def num_tokens(self, sequences: Sequence[Scored]) -> int:
         """Tokens of all trees."""
@@ -183,7 +183,7 @@ def _shelves(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
     return shelves
 
 
-def _laid_out(trees: Sequence[_Tree], shelves: Sequence[Sequence[int]], sequences: Sequence[Scored], pixels: Pixels) -> Rows:
+def _laid_out(trees: Sequence[_Tree], shelves: Sequence[Sequence[int]], sequences: Sequence[Scored], pictures: Pictures) -> Rows:
     shape = (len(shelves), max(sum(len(trees[index].tokens) for index in shelf) for shelf in shelves))
     input_ids, position_ids = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     padding_mask = torch.zeros(shape, dtype=torch.bool)
@@ -201,12 +201,12 @@ def _laid_out(trees: Sequence[_Tree], shelves: Sequence[Sequence[int]], sequence
             places |= {member: (row, [start + column for column in own], index) for member, own in tree.predictors.items()}
             spans += [(row, start + column, tree.image) for column in sorted(tree.span_columns)]
             start += len(tree.tokens)
-    pixel_values, image_rows = _pictures([image for _, _, image in spans], pixels)
+    shown, image_rows = _distinct([image for _, _, image in spans], pictures)
     ordered = [places[index] for index in range(len(sequences))]
     return Rows(
         input_ids=input_ids,
         padding_mask=padding_mask,
-        pixel_values=pixel_values,
+        pictures=shown,
         image_rows=image_rows,
         predictor_rows=torch.tensor([row for row, columns, _ in ordered for _ in columns]),
         predictor_columns=torch.tensor([column for _, columns, _ in ordered for column in columns]),
@@ -231,11 +231,11 @@ def _answer_index(sequences: Sequence[Scored]) -> Tensor:
     return torch.tensor([index for index, sequence in enumerate(sequences) for _ in sequence.answer])
 
 
-def _pictures(shown: Sequence[ImageSource], pixels: Pixels) -> tuple[Tensor, Tensor]:
+def _distinct(shown: Sequence[ImageSource], pictures: Pictures) -> tuple[Tensor, Tensor]:
     """Distinct pictures, each once, and for every span the picture it shows."""
     distinct: Mapping[str, ImageSource] = {image.content_hash(): image for image in shown}
     order = {content: index for index, content in enumerate(distinct)}
-    return torch.stack([pixels(image) for image in distinct.values()]), torch.tensor([order[image.content_hash()] for image in shown])
+    return pictures(list(distinct.values())), torch.tensor([order[image.content_hash()] for image in shown])
 
 
 # --- rows of some answers only ---------------------------------------------------------------------------------------

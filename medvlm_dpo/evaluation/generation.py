@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
-
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.vocab import Question
 
@@ -42,8 +40,14 @@ def generate_answers(
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        pixel_values = torch.stack([backbone.pixels(questions[index].image) for index in part])
-        generated = backbone.generate([prompts[index] for index in part], pixel_values, max_new_tokens=max_new_tokens)
+        images = {questions[index].image.content_hash(): questions[index].image for index in part}
+        places = {content: place for place, content in enumerate(images)}
+        generated = backbone.generate(
+            [prompts[index] for index in part],
+            backbone.pictures(list(images.values())),
+            [places[questions[index].image.content_hash()] for index in part],
+            max_new_tokens=max_new_tokens,
+        )
         for index, ids in zip(part, generated, strict=True):
             text = backbone.encoder.text_of(ids)
             answers[index] = Answer(questions[index].id, text, len(ids), stopped=len(ids) < max_new_tokens)

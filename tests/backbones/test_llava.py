@@ -23,7 +23,7 @@ VIEWS = frozenset({"chosen", "rejected", "unmatched"})
 
 
 def batch_of(backbone: LlavaBackbone, number: int = 3) -> Batch:
-    return collated(encoded(make_pairs(number), backbone), VIEWS, backbone.pixels)
+    return collated(encoded(make_pairs(number), backbone), VIEWS, backbone.pictures)
 
 
 def logits_of(backbone: LlavaBackbone, batch: Batch) -> Tensor:
@@ -36,7 +36,7 @@ def transformers_logits(model: Any, batch: Batch) -> Tensor:
     rows, found = batch.rows, []
     for row in range(rows.num_answers):
         length = int(rows.padding_mask[row].sum())
-        pixels = rows.pixel_values[rows.image_rows[row]].unsqueeze(0).to(model.dtype)
+        pixels = rows.pictures[rows.image_rows[row]].unsqueeze(0).to(model.dtype)
         with torch.no_grad():
             logits = model(input_ids=rows.input_ids[row : row + 1, :length], pixel_values=pixels).logits[0]
         count = int((rows.answer_index == row).sum())
@@ -73,7 +73,7 @@ def test_the_picture_matters_and_each_row_sees_its_own(untrained_model: Path) ->
 
 def test_views_of_one_image_encode_it_once(untrained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = make_backbone(untrained_model)
-    batch = collated(encoded(make_pairs(3), backbone)[:1], VIEWS, backbone.pixels)
+    batch = collated(encoded(make_pairs(3), backbone)[:1], VIEWS, backbone.pictures)
     encoded_images: list[int] = []
     tower: Any = backbone.module.get_submodule("model")
     inner = tower.get_image_features

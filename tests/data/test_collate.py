@@ -1,6 +1,6 @@
 """Micro-batches in the plain layout: what predicts what, each image once, and the same rows however a batch is made."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,8 @@ LAW = settings(max_examples=60, deadline=None, derandomize=True)
 VIEWS: tuple[str, ...] = ("chosen", "rejected", "unmatched")
 
 
-def pixels(image: ImageSource) -> Tensor:
-    return torch.full((3, 2, 2), float(image.key))
+def pictures(images: Sequence[ImageSource]) -> Tensor:
+    return torch.stack([torch.full((3, 2, 2), float(image.key)) for image in images])
 
 
 def make(place: int, prompt: tuple[int, ...], answers: dict[Any, tuple[int, ...]], weight: float | None = None) -> EncodedExample:
@@ -32,7 +32,7 @@ def batch_of(examples: list[EncodedExample], views: Iterable[str], layout: Layou
     def draw(id_: str) -> float:
         return 0.25 if id_ == "e0" else 0.75
 
-    return collate(examples, views, global_positions=range(len(examples)), layout=layout or PlainLayout(), pixels=pixels, draw=draw)
+    return collate(examples, views, global_positions=range(len(examples)), layout=layout or PlainLayout(), pictures=pictures, draw=draw)
 
 
 ids = st.lists(st.integers(4, 50), min_size=1, max_size=5).map(tuple)
@@ -58,11 +58,11 @@ def test_each_label_is_predicted_by_the_token_before_it(examples: list[EncodedEx
                 sequence = rows.input_ids[int(rows.predictor_rows[own][0])]
                 assert tuple(rows.labels[own].tolist()) == example.answers[view]
                 assert tuple(sequence[: len(example.prompt)].tolist()) == example.prompt
-                assert float(rows.pixel_values[rows.image_rows[answer]].mean()) == float(example.image.key)
+                assert float(rows.pictures[rows.image_rows[answer]].mean()) == float(example.image.key)
     assert rows.padding_mask.sum(-1).tolist() == [
         len(example.prompt) + len(example.answers[view]) for example in examples for view in sorted(VIEWS) if view in example.answers
     ]
-    assert len(rows.pixel_values) == len({example.image.key for example in examples})
+    assert len(rows.pictures) == len({example.image.key for example in examples})
 
 
 def test_a_wrong_shift_would_point_at_other_tokens() -> None:

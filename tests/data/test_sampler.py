@@ -1,6 +1,7 @@
 """The stateless sampler and the loaders made of it."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -77,8 +78,8 @@ class Picture:
         return "0"
 
 
-def pixels(image: ImageSource) -> Tensor:
-    return torch.zeros(3, 2, 2)
+def pictures(images: Sequence[ImageSource]) -> Tensor:
+    return torch.zeros(len(images), 3, 2, 2)
 
 
 def encoded(number: int) -> list[EncodedExample]:
@@ -87,7 +88,7 @@ def encoded(number: int) -> list[EncodedExample]:
 
 def maker(batch_size: int = 4, micro_batch_size: int = 3, rank: int = 0, num_ranks: int = 1) -> StepMaker:
     views = frozenset({"chosen"})
-    return StepMaker(views, PlainLayout(), pixels, batch_size, micro_batch_size, seed=1, rank=rank, num_ranks=num_ranks)
+    return StepMaker(views, PlainLayout(), pictures, batch_size, micro_batch_size, seed=1, rank=rank, num_ranks=num_ranks)
 
 
 def training(first_step: int, micro_batch_size: int = 3) -> TrainingSteps:

@@ -1,6 +1,7 @@
 """Generated answers: those of transformers, whatever the batch."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,19 @@ def test_report_counts_up_to_the_total(backbone: LlavaBackbone) -> None:
 
 def test_no_questions_give_no_answers(backbone: LlavaBackbone) -> None:
     assert answers_of(backbone, (), 4) == []
+
+
+def test_a_picture_of_several_questions_is_read_and_encoded_once(backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = make_questions(9)[:5]
+    asked = (first, *others, *(replace(question, id=f"{question.id} on another picture", image=first.image) for question in others))
+    alone = answers_of(backbone, asked, 1)
+    assert len({answer.text for answer in alone}) > 3, "answers that are all equal would prove nothing"
+    assert [answer.text for answer in alone[1:5]] != [answer.text for answer in alone[5:]], (
+        "pictures that change nothing would prove nothing"
+    )
+    read: list[str] = []
+    pixels = LlavaBackbone.pixels
+    monkeypatch.setattr(LlavaBackbone, "pixels", lambda self, image: read.append(image.key) or pixels(self, image))
+
+    assert answers_of(backbone, asked, 9) == alone
+    assert sorted(read) == sorted({question.image.key for question in asked})
