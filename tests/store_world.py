@@ -14,6 +14,7 @@ import numpy as np
 
 from medvlm_dpo.cache.blocks import Array
 from medvlm_dpo.cache.store import BlockStore
+from medvlm_dpo.files import sha256_of_json
 
 IDENTITY = {"weights": "0f" * 32, "dtype": "float32"}
 GROUPS = [[f"group{group}-key{key}" for key in range(3)] for group in range(6)]
@@ -80,6 +81,30 @@ def start(role: str, folder: Path, log: Path) -> "subprocess.Popen[bytes]":
     """Starts one process of this file."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen([sys.executable, __file__, role, str(folder), str(log)], env={**os.environ, "PYTHONPATH": path})
+
+
+def filled(folder: Path) -> BlockStore:
+    """A store with every group in it."""
+    store = open_store(folder)
+    store.fill(GROUPS, arrays_of, report=silent)
+    return store
+
+
+def never(keys: Sequence[str]) -> Mapping[str, Array]:
+    """A `make` that must not be called."""
+    raise AssertionError(f"asked for {keys}")
+
+
+def lock_file(store: BlockStore, group: Sequence[str]) -> Path:
+    """Where the lock of a group lies."""
+    return place(store) / f"{sha256_of_json(sorted(group))[:16]}.lock"
+
+
+def flip(path: Path, position: int) -> None:
+    """Changes one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0xFF
+    path.write_bytes(content)
 
 
 # --- the roles of a process ------------------------------------------------------------------------------------------
