@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SLOW_MINUTES ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow coverage mutants check docs fmt clean
+.PHONY: help venv demo test test-slow coverage mutants bench check docs fmt clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,9 @@ coverage: $(STAMP)  ## every line of the losses is reached by their own tests, o
 
 mutants: $(STAMP)  ## small mistakes in every loss; prints how many the golden numbers do not notice
 	$(BIN)/python tests/run_mutants.py
+
+bench: $(STAMP)  ## our training step beside TRL's, on this CPU: speed, memory, losses; BENCH=--quick for the main shape only
+	$(BIN)/python -m tests.benchmarks.bench $(BENCH)
 
 check: $(STAMP)  ## format, lint, types, import layers, spelling, docs, wheel
 	$(BIN)/ruff format --check .

@@ -1,0 +1,96 @@
+"""The benchmark compares like with like: same tokens, same pictures, same losses; and its tables say what was measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+from medvlm_dpo.data.sampler import step_examples
+from tests.benchmarks.bench import ENTRANTS, MAIN, PEER, TARGETS, measure, verdicts
+from tests.benchmarks.peer import processor_of, row_of
+from tests.benchmarks.shape import TINY, Shape
+from tests.benchmarks.tables import Comparison, Measured, comparison_table, loss_table, markdown, surroundings
+from tests.benchmarks.world import SEED, backbone, llava_config, make_pairs, stream, text_config, vision_config, write_surroundings
+
+SMALL = Shape(answer_tokens=7, vocabulary=600, text_tokens=30, **TINY)
+
+
+@pytest.fixture(scope="module")
+def settings_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose weights nobody reads."""
+    folder = tmp_path_factory.mktemp("bench")
+    llava_config(text_config(SMALL), vision_config(SMALL), image_tokens=SMALL.image_tokens).save_pretrained(folder)
+    write_surroundings(folder, SMALL.image_side)
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+def test_both_sides_are_given_the_same_tokens_and_pictures(settings_folder: Path) -> None:
+    model = backbone(settings_folder)
+    pairs = make_pairs(SMALL, model.encoder)[:4]
+    processor = processor_of(settings_folder, SMALL)
+    batch = DataCollatorForVisionPreference(processor)([row_of(pair, processor) for pair in pairs])
+    for row, (view, pair) in enumerate((view, pair) for view in ("chosen", "rejected") for pair in pairs):
+        answer = model.encoder.answer_ids(getattr(pair, view))
+        shown, scored = batch["attention_mask"][row].bool(), batch["completion_mask"][row].bool()
+        assert tuple(batch["input_ids"][row][shown].tolist()) == (*model.encoder.prompt_ids(pair.turns), *answer)
+        assert tuple(batch["input_ids"][row][scored].tolist()) == answer
+        assert torch.equal(batch["pixel_values"][row], model.pixels(pair.image))
+
+
+def test_pairs_have_the_lengths_that_were_asked_for(settings_folder: Path) -> None:
+    encoder = backbone(settings_folder).encoder
+    pairs = make_pairs(SMALL, encoder)
+    lengths = [len(encoder.prompt_ids(pair.turns)) - SMALL.image_tokens for pair in pairs]
+    assert {len(encoder.answer_ids(text)) for pair in pairs for text in (pair.chosen or "", pair.rejected or "")} == {7}
+    assert len(set(lengths)) > 1
+    assert all(25 <= length <= 35 for length in lengths)
+
+
+def test_the_peer_reads_the_data_in_the_order_of_our_sampler(settings_folder: Path) -> None:
+    pairs = make_pairs(SMALL, backbone(settings_folder).encoder)
+    third = step_examples(2, num_examples=len(pairs), batch_size=4, seed=SEED)
+    assert [pair.id for pair in stream(SMALL, pairs)[8:12]] == [pairs[place].id for place in third]
+
+
+@pytest.mark.slow  # three processes that import torch and transformers
+def test_both_sides_compute_the_same_losses() -> None:
+    results = {result.name: result for result in measure(SMALL, ENTRANTS, warm_up=1, timed=4, threads=1)}
+    for name, result in results.items():
+        if name != PEER:
+            assert Comparison(result, results[PEER]).loss_difference < 1e-6
+    losses = results[PEER].losses
+    assert len(losses) == 5
+    assert max(losses) - min(losses) > 1e-3  # they move, or equality would say nothing
+
+
+def test_a_missed_target_is_told() -> None:
+    target = TARGETS[0]
+    losses = (0.7, 0.6)
+    peer = Measured(PEER, MAIN, seconds=(30.0, 31.0, 32.0), losses=losses, peak_mb=8000)
+    fast = Measured(target.entrant, MAIN, seconds=(31.0 / target.speed,), losses=losses, peak_mb=3200)
+    slow = Measured(target.entrant, MAIN, seconds=(16.0, 15.5), losses=(0.7, 0.61), peak_mb=4000)
+    assert [met for met, _, _ in verdicts([peer, fast])] == [True, True, True]
+    assert [met for met, _, _ in verdicts([peer, slow])] == [False, False, False]
+    assert verdicts([fast]) == []
+
+
+def test_tables_show_every_side_beside_the_peer() -> None:
+    peer = Measured(PEER, MAIN, seconds=(30.0, 31.0, 32.0), losses=(0.7, 0.6), peak_mb=8000)
+    own = Measured("ours", MAIN, seconds=(10.0,), losses=(0.7, 0.6001), peak_mb=2000)
+    lines = comparison_table([peer, own], PEER).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[3:7]] == [PEER, "31.00 (30.00-32.00)", "0.129", "1"]
+    assert [cell.strip() for cell in lines[3].split("|")[3:-1]] == [
+        "ours",
+        "10.00 (10.00-10.00)",
+        "0.400",
+        "3.10",
+        "2,000",
+        "0.25",
+        "1.0e-04",
+    ]
+    assert "0.600100" in loss_table([own], number=2)
+    assert loss_table([own]).count("\n") == 1  # too few losses to be shown
+    assert markdown(("a", "long"), [("wide", "b")]) == "| a    | long |\n| ---- | ---- |\n| wide | b    |"
+    assert "2 threads" in surroundings(2)
