@@ -7,7 +7,7 @@ from typing import Any, Literal
 from medvlm_dpo.config.identity import CheckedCell, cell_identity, evaluation_identity, start_identity
 from medvlm_dpo.errors import InputError
 
-START_GROUPS = ("task", "model", "evaluation", "decoding", "trainer", "logger", "paths", "import_folders", "launcher", "seed")
+START_GROUPS = ("task", "model", "evaluation", "decoding", "trainer", "cache", "logger", "paths", "import_folders", "launcher", "seed")
 
 
 @dataclass(frozen=True)

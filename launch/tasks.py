@@ -19,12 +19,13 @@ Configs = list[dict[str, Any]]
 _TRAIN_FIRST = "only a trained cell can be evaluated; give the same command with task=train first"
 
 
-def train(configs: Configs, *, checker: str, runner: str, table: str) -> int:
+def train(configs: Configs, *, checker: str, precompute: str, runner: str, table: str) -> int:
     """Trains and grades every cell that is not finished, and prints the sweep's table.
 
     Args:
         configs: one resolved configuration per cell.
         checker: dotted name of the deep check, called in a child: (configurations, manifest path, full) -> CheckedCells.
+        precompute: dotted name of the function that computes what cells share, called in a child before they start: (folders, threads).
         runner: dotted name of the function that runs one cell folder, in a child.
         table: dotted name of the function that makes the table: (output folder, sweep name) -> text.
 
@@ -35,9 +36,9 @@ def train(configs: Configs, *, checker: str, runner: str, table: str) -> int:
         InputError: with all problems of all cells; nothing was written then.
     """
     refuse_named_cell(configs)
-    functions = (checker, runner, *targets_of(configs))
+    functions = (checker, precompute, runner, *targets_of(configs))
     checked = _check(configs, checker, functions)
-    return _run(configs, plan_cells(configs, checked), runner, table, functions)
+    return _run(configs, plan_cells(configs, checked), runner, table, functions, precompute=precompute)
 
 
 def evaluate(configs: Configs, *, checker: str, runner: str, table: str) -> int:
@@ -129,7 +130,9 @@ def _check(configs: Configs, checker: str, functions: Sequence[str]) -> list[Che
     return checked
 
 
-def _run(configs: Configs, planned: Sequence[PlannedCell], runner: str, table: str, functions: tuple[str, ...]) -> int:
+def _run(
+    configs: Configs, planned: Sequence[PlannedCell], runner: str, table: str, functions: tuple[str, ...], *, precompute: str | None = None
+) -> int:
     report: Callable[[Path, str], object] = locate(table)
     output_dir, launcher = _output_dir(configs), configs[0]["launcher"]
     sweep = freeze_sweep(planned, output_dir, _sweep_name(configs), sys.argv)
@@ -137,7 +140,10 @@ def _run(configs: Configs, planned: Sequence[PlannedCell], runner: str, table: s
     n_parallel = launcher["n_parallel"]
     threads = threads_per_cell(launcher["threads"], n_parallel)
     crew = Crew(runner, functions, n_parallel, threads, tuple(configs[0]["import_folders"]))
-    failed = queue_of([folder for folder in sweep.folders if folder.name not in sweep.finished], crew).run()
+    unfinished = [folder for folder in sweep.folders if folder.name not in sweep.finished]
+    if precompute is not None:
+        _precompute(precompute, unfinished, threads * n_parallel, crew)
+    failed = queue_of(unfinished, crew).run()
     shown = report(output_dir, sweep.name)
     if shown is not None:
         print(shown)
@@ -145,6 +151,21 @@ def _run(configs: Configs, planned: Sequence[PlannedCell], runner: str, table: s
         names = ", ".join(folder.name for folder in failed)
         print(f"{len(failed)} of {len(sweep.folders)} cells failed: {names}; the same command tries again")
     return 1 if failed else 0
+
+
+def _precompute(function: str, unfinished: Sequence[Path], threads: int, crew: Crew) -> None:
+    """What the cells share is a matter of time, not of results: where it cannot be had, each cell computes its own.
+
+    Raises:
+        InputError: what is stored already cannot be trusted.
+    """
+    untrained = [str(folder) for folder in unfinished if not is_trained(folder) and read_yaml(folder / "cell.yaml")["kind"] == "train"]
+    if not untrained:
+        return
+    try:
+        call_in_child(function, [untrained, threads], crew.functions, crew.import_folders)
+    except RuntimeError as error:
+        print(f"note: what the cells share could not be computed beforehand, so each computes its own: {error}", flush=True)
 
 
 def _announce(sweep: FrozenSweep) -> None:

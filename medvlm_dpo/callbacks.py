@@ -1,10 +1,8 @@
 """What happens around training steps: safety checks, the metrics file, checkpoints, progress."""
 
 import json
-import sys
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,20 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.checkpoint import Progress, save_checkpoint
 from medvlm_dpo.data.datamodule import PreferenceData
 from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.files import utc_now, write_bytes_atomic
 from medvlm_dpo.metrics import EXAMPLES_PER_SECOND, LOSS, TRAIN, metric
 from medvlm_dpo.module import PreferenceModule
+from medvlm_dpo.progress import ProgressLine
 from medvlm_dpo.reference import StartingReference
+from medvlm_dpo.reference_cache import dtype_of
 from medvlm_dpo.scoring import policy_values
-from medvlm_dpo.vocab import Step, TensorName
+from medvlm_dpo.vocab import Batch, Step, TensorName
 
 STEP0_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05}  # nats per token
-REFRESH_S = 1.0  # of the progress bar
-BAR_WIDTH = 30
 GRADIENT_CHECK_STEPS = 2  # a fresh adapter's first half has no gradient at the first step, since the second half is 0
 
 
@@ -36,27 +35,34 @@ def hosted(module: LightningModule) -> PreferenceModule:
 
 
 class StartCheck(Callback):
-    """A fresh adapter must leave the starting model as it was: per-token log-probs of policy and start agree at step 0."""
+    """A fresh adapter must leave the starting model as it was: per-token log-probs of policy and start agree at step 0.
 
-    def __init__(self) -> None:
-        self.difference: float | None = None
+    The validation before the first step has compared them on all its pairs; without one they are compared on the first micro-batch.
+    """
 
-    @torch.no_grad()
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
-        """Compares on the first micro-batch of step 0."""
+        """Decides before step 0."""
+        module = hosted(pl_module)
         if batch.index > 0 or not batch.batches:
             return
-        backbone, first = hosted(pl_module).backbone, batch.batches[0]
-        policy = policy_values(backbone, first, [TensorName("policy", view, "", "logps") for view in first.answers])["logps"]
-        start = StartingReference().values(backbone, first, [TensorName("reference", view, "", "logps") for view in first.answers])["logps"]
-        self.difference = float((policy - start).abs().max())
-        tolerance = STEP0_TOLERANCE.get(next(backbone.module.parameters()).dtype, 1e-4)
-        print(f"step 0: policy and start differ by at most {self.difference:.1e} nats a token (allowed {tolerance:g})")
-        if not self.difference <= tolerance:
+        difference = module.start_difference
+        if difference is None:
+            difference = _start_difference(module.backbone, batch.batches[0])
+        tolerance = STEP0_TOLERANCE.get(dtype_of(module.backbone), 1e-4)
+        print(f"step 0: policy and start differ by at most {difference:.1e} nats a token (allowed {tolerance:g})")
+        if not difference <= tolerance:
             raise TrainingStoppedError(
-                f"step 0: the fresh adapter changes per-token log-probs by {self.difference:.3g} nats (allowed {tolerance:g}), so the "
-                "policy does not start at its reference. Is dropout on, or was another adapter loaded?"
+                f"step 0: the fresh adapter changes per-token log-probs by {difference:.3g} nats (allowed {tolerance:g}), so the policy "
+                "does not start at its reference. Is dropout on, or was another adapter loaded? If the reference values came from a "
+                "cache that others filled, try cache=none"
             )
+
+
+@torch.no_grad()
+def _start_difference(backbone: AbstractBackbone, batch: Batch) -> float:
+    policy = policy_values(backbone, batch, [TensorName("policy", view, "", "logps") for view in batch.answers])["logps"]
+    start = StartingReference().values(backbone, batch, [TensorName("reference", view, "", "logps") for view in batch.answers])["logps"]
+    return float((policy - start).abs().max())
 
 
 class GradientCheck(Callback):
@@ -193,29 +199,20 @@ class ProgressBar(Callback):
     """Step, loss, rate and remaining time, on one line that renews itself; the launcher shows the log on a terminal."""
 
     def __init__(self, *, num_steps: int, first_step: int) -> None:
-        self._num_steps, self._first_step = num_steps, first_step
-        self._started = self._shown = time.monotonic()
+        self._line = ProgressLine(done=first_step, total=num_steps)
+        self._started = time.monotonic()
         self._examples = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Starts the clock when training does."""
         self._started = time.monotonic()
+        self._line.restart()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Step, batch_idx: int) -> None:  # noqa: ARG002
-        """Shows progress once a second, and always at the last step."""
+        """Shows progress."""
         self._examples += batch.num_examples
-        now, done = time.monotonic(), batch.index + 1
-        if done < self._num_steps and now - self._shown < REFRESH_S:
-            return
-        self._shown = now
-        seconds = now - self._started
-        remaining = timedelta(seconds=round((self._num_steps - done) * seconds / (done - self._first_step)))
-        bar = "#" * (BAR_WIDTH * done // self._num_steps)
-        line = f"[{bar:.<{BAR_WIDTH}}] {done}/{self._num_steps}  loss {hosted(pl_module).metrics[metric(TRAIN, LOSS)]:.4f}"
-        sys.stderr.write(
-            f"\r{line}  {self._examples / seconds:.0f} examples/s  {remaining} left" + ("\n" if done == self._num_steps else "")
-        )
-        sys.stderr.flush()
+        rate = self._examples / (time.monotonic() - self._started)
+        self._line.show(batch.index + 1, f"loss {hosted(pl_module).metrics[metric(TRAIN, LOSS)]:.4f}  {rate:.0f} examples/s  ")
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

@@ -105,6 +105,7 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     collector = _Collector(config)
     trainer: TrainerSettings | None = collector.built("trainer")
     collector.built("adapter")
+    collector.built("cache")
     decoding: DecodingSettings | None = collector.built("decoding")
     collector.problems += _loss_problems(config)
     reference: AbstractReference | None = collector.built("reference")

@@ -102,6 +102,8 @@ class _Loop(NamedTuple):
             own = log_probs(states, self.head)
             for base, asked in self.wanted.items():
                 here = asked.tokens[tokens].nonzero().squeeze(-1)
+                if not len(here):
+                    continue
                 found = FUNCTIONS[base](*(read() for read in self._readings(base, own, tokens, here)))
                 values[base][tokens[here]] = found.detach()
                 carrying = asked.live[tokens[here]]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medvlm_dpo import ranks
 from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.data.collate import answers_of_views
 from medvlm_dpo.errors import TrainingStoppedError
 from medvlm_dpo.logps import TokenValues, served_tensors
 from medvlm_dpo.metrics import GRADIENT_NORM, LEARNING_RATE, LENGTH_R2, TRAIN, VALIDATION, metric
@@ -47,17 +48,26 @@ class PreferenceModule(LightningModule):
         backbone: loaded, with its adapter.
         objective: what to minimise.
         reference: serves the reference's values; asked only when the objective asks for one.
+        start: serves the starting model's values, which validation compares with.
         settings: optimiser and schedule.
         num_steps: optimiser steps of the whole run, for the schedule.
     """
 
     def __init__(
-        self, backbone: AbstractBackbone, objective: Objective, reference: AbstractReference, settings: TrainerSettings, *, num_steps: int
+        self,
+        backbone: AbstractBackbone,
+        objective: Objective,
+        reference: AbstractReference,
+        settings: TrainerSettings,
+        *,
+        num_steps: int,
+        start: AbstractReference | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = backbone.module  # registered, so that the trainer moves it
         self.backbone, self.objective, self.reference, self._settings = backbone, objective, reference, settings
+        self._start = start if start is not None else StartingReference()
         self._num_steps = num_steps
         self.step = 0  # optimiser steps done
         self.num_tokens = 0  # scored by the policy in training, padding left out
@@ -72,6 +82,7 @@ class PreferenceModule(LightningModule):
         self._validated_pairs: list[Tensor] = []  # [pair, 2]: margin and difference of lengths
         self.by_error_type: dict[str, dict[str, float]] = {}  # diagnostics of the last validation, without split
         self._starting: dict[int, list[TokenValues]] = {}  # the start never changes, so validation asks for it once
+        self.start_difference: float | None = None  # of policy and start at step 0, nats a token: a fresh adapter changes nothing
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on the adapter; the rate is set before every step from the step's number."""
@@ -146,15 +157,24 @@ class PreferenceModule(LightningModule):
         moved = not self.reference.is_start and self.objective.demand.needs_reference
         reference = self.reference.values(self.backbone, batch, asked) if moved else start
         policy = policy_values(self.backbone, batch, asked | diagnosed, reference)
+        if self.step == 0:
+            self._note_start_difference(batch, policy, start)
         tensors = served_tensors(asked, batch, {"policy": policy, "reference": reference})
         return Served(batch, tensors, served_tensors(diagnosed, batch, {"policy": policy, "reference": start}))
+
+    def _note_start_difference(self, batch: Batch, policy: TokenValues, start: TokenValues) -> None:
+        views = {name.view for name in self._all.demand.tensors if name.model == REFERENCE and name.base == "logps"}
+        tokens = answers_of_views(batch, views)[batch.rows.answer_index]
+        if bool(tokens.any()):
+            found = float((policy["logps"] - start["logps"])[tokens].abs().max())
+            self.start_difference = max(found, self.start_difference or 0.0)
 
     def _starts(self, step: Step) -> list[TokenValues]:
         """The starting model's values; hidden states are too large to be kept and are computed again."""
         if step.index in self._starting:
             return self._starting[step.index]
         names = self.objective.demand.tensors | self._all.demand.tensors
-        values = [StartingReference().values(self.backbone, batch, names) for batch in step.batches]
+        values = [self._start.values(self.backbone, batch, names) for batch in step.batches]
         if not any(HIDDEN in value for value in values):
             self._starting[step.index] = values
         return values

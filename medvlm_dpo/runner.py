@@ -1,6 +1,5 @@
 """Runs one frozen cell from its folder alone: build, train, grade, record. `python -m medvlm_dpo.runner CELL_FOLDER`."""
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
-
 from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.caches import reference_store, starting_reference
 from medvlm_dpo.check import weights_content
 from medvlm_dpo.config.identity import start_identity
 from medvlm_dpo.config.instantiate import call_if_any, call_target
@@ -24,11 +22,13 @@ from medvlm_dpo.grading import grade_cell
 from medvlm_dpo.objectives.needs import needs_of
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.preparation import encode_split, prepare_data
-from medvlm_dpo.reference import StartingReference
+from medvlm_dpo.process import device, given_threads, settle_torch
+from medvlm_dpo.reference import AbstractReference
 from medvlm_dpo.results.cautions import training_cautions
 from medvlm_dpo.results.ledger import read_cell
 from medvlm_dpo.results.status import mark_ended, mark_running, write_result
 from medvlm_dpo.settings import TrainerSettings
+from medvlm_dpo.steps import layout_of_run
 from medvlm_dpo.training import CellFiles, train
 
 DONE, FAILED, INPUT_WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -97,11 +97,8 @@ def _run(folder: Path) -> None:
     cell = _existing_cell(folder)
     config: Mapping[str, Any] = cell["config"]
     sys.path.extend(place for place in config["import_folders"] if place not in sys.path)
-    threads = _threads()
-    torch.set_num_threads(threads)
-    # Without it cuBLAS refuses to work deterministically: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(mode=True)
+    threads = given_threads()
+    settle_torch(threads)
     manifest = Manifest(Path(config["paths"]["output_dir"]) / "manifest.json")
     backbone: AbstractBackbone = call_target(config["model"])
     _verify("model", weights_content(backbone, manifest), cell)
@@ -118,7 +115,7 @@ def _run(folder: Path) -> None:
         if cell["kind"] == "train" and not model.has_adapter:
             model.add_adapter(call_target(config["adapter"]), seed=config["seed"])
             model.load_adapter(adapter)
-        model.module.to("cuda" if torch.cuda.is_available() else "cpu")  # the trainer gives it back on the CPU
+        model.module.to(device())  # the trainer gives it back on the CPU
         return model
 
     if not (folder / "result.json").is_file():
@@ -140,11 +137,17 @@ def _train(folder: Path, cell: Mapping[str, Any], backbone: AbstractBackbone, ma
     _verify("data", content_of(source, manifest), cell)
     objective = build_objective(config["loss"], batch_size=settings.batch_size)
     corruption = call_if_any(config["corruption"])
+    layout = layout_of_run(backbone, settings)
+    store = reference_store(call_target(config["cache"]), backbone, weights=cell["content"]["model"], layout=layout.name)
+    start = starting_reference(store, backbone)
+    reference: AbstractReference = call_if_any(config["reference"]) or start
     trained = train(
         backbone,
         objective,
-        call_if_any(config["reference"]) or StartingReference(),
+        start if reference.is_start else reference,
         {name: encode_split(examples, objective.demand, backbone, corruption) for name, examples in data.examples.items()},
+        start=start,
+        layout=layout,
         adapter=call_target(config["adapter"]),
         settings=settings,
         seed=config["seed"],
@@ -177,12 +180,6 @@ def _write_result(folder: Path, cell: Mapping[str, Any], result: Mapping[str, An
 def _verify(what: str, content: str, cell: Mapping[str, Any]) -> None:
     if content != cell["content"][what]:
         raise InputError(f"{what}: its files changed after this cell was frozen. Give the command again: changed input is another cell.")
-
-
-def _threads() -> int:
-    """CPU threads of this cell: what the launcher gave it, else every core of this process. More would be slower, not faster."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() else len(os.sched_getaffinity(0))
 
 
 def _version(package: str) -> str | None:

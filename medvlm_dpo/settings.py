@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from medvlm_dpo.errors import InputError
 
+SHUFFLED, IMAGE_TREE = ORDERS = ("shuffled", "image_tree")
+LAYOUTS = ("auto", "plain")
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -18,7 +21,11 @@ class TrainerSettings:
         lr_warmup_fraction: share of the steps in which the rate rises linearly.
         weight_decay: AdamW's, decoupled.
         gradient_clip_norm: global norm gradients are clipped to; 0 switches clipping off.
-        micro_batch_size: examples per forward pass; None takes the whole batch.
+        order: `shuffled` shuffles the examples of a pass; `image_tree` shuffles the pictures and keeps the examples of one side by side, so
+            that they mostly fall into one batch and share a tree. A batch then shows fewer pictures.
+        layout: `auto` lets sequences share what they have in common wherever the backbone allows it; `plain` never does.
+        micro_batch_tokens: tokens the policy reads per forward pass; micro-batches are filled up to it. None for no limit.
+        micro_batch_size: examples per forward pass; None for no limit.
         validate_every_steps: steps between validations; None validates before and after training only.
         checkpoint_every_steps: steps between checkpoints; None leaves it to the minutes.
         checkpoint_every_min: minutes between checkpoints; None leaves it to the steps.
@@ -31,6 +38,9 @@ class TrainerSettings:
     lr_warmup_fraction: float
     weight_decay: float
     gradient_clip_norm: float
+    order: str
+    layout: str
+    micro_batch_tokens: int | None
     micro_batch_size: int | None
     validate_every_steps: int | None
     checkpoint_every_steps: int | None
@@ -38,16 +48,17 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         """Raises InputError with every value that is out of range."""
-        at_least_one = ("max_steps", "batch_size", "micro_batch_size", "validate_every_steps", "checkpoint_every_steps")
-        limits: dict[str, tuple[int | float | None, bool]] = {
-            name: (value, value is None or value >= 1)
-            for name, value in zip(
-                at_least_one,
-                (self.max_steps, self.batch_size, self.micro_batch_size, self.validate_every_steps, self.checkpoint_every_steps),
-                strict=True,
-            )
+        at_least_one = {
+            "max_steps": self.max_steps,
+            "batch_size": self.batch_size,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "micro_batch_size": self.micro_batch_size,
+            "validate_every_steps": self.validate_every_steps,
+            "checkpoint_every_steps": self.checkpoint_every_steps,
         }
-        problems = [f"trainer.{name} must be >= 1, got {value}" for name, (value, fine) in limits.items() if not fine]
+        problems = [f"trainer.{name} must be >= 1, got {value}" for name, value in at_least_one.items() if value is not None and value < 1]
+        for name, value, choices in (("order", self.order, ORDERS), ("layout", self.layout, LAYOUTS)):
+            problems += [] if value in choices else [f"trainer.{name} must be {' or '.join(choices)}, got {value!r}"]
         for name, value in (("max_epochs", self.max_epochs), ("checkpoint_every_min", self.checkpoint_every_min)):
             problems += [f"trainer.{name} must be > 0, got {value}"] if value is not None and not 0 < value < math.inf else []
         for name, value in (
@@ -81,3 +92,25 @@ class DecodingSettings:
         problems = [f"decoding.{name} must be >= 1, got {value}" for name, value in values if value < 1]
         if problems:
             raise InputError(problems)
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """What cells share on disk instead of computing it again. Changes time, not results.
+
+    Args:
+        folder: where; may be shared with others, and read only.
+        reference: keep the starting model's values per token.
+        pictures: keep the vision tower's features.
+        limit_gb: 10^9 bytes each of the two may take; what would exceed it is computed again each time. None: no limit.
+    """
+
+    folder: str
+    reference: bool
+    pictures: bool
+    limit_gb: float | None
+
+    def __post_init__(self) -> None:
+        """Raises InputError on a limit that is none."""
+        if self.limit_gb is not None and not 0 < self.limit_gb < math.inf:
+            raise InputError(f"cache.limit_gb must be > 0 or null, got {self.limit_gb}")

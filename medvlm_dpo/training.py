@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,19 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage] - its public place
 
-from medvlm_dpo import ranks
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.callbacks import Checkpoints, GradientCheck, MetricsLog, ProgressBar, StartCheck, Validations, json_lines
 from medvlm_dpo.checkpoint import load_newest
-from medvlm_dpo.data.datamodule import PreferenceData, StepMaker, TrainingSteps, ValidationSteps
+from medvlm_dpo.data.datamodule import PreferenceData
 from medvlm_dpo.data.encoding import EncodedExample
-from medvlm_dpo.data.sampler import num_steps
-from medvlm_dpo.data.segments import PackedLayout
+from medvlm_dpo.data.segments import Layout
 from medvlm_dpo.metrics import TRAIN, VALIDATION
 from medvlm_dpo.module import PreferenceModule
-from medvlm_dpo.objectives.diagnostics import validation_diagnostics
 from medvlm_dpo.objectives.terms import Objective
 from medvlm_dpo.reference import AbstractReference
 from medvlm_dpo.settings import TrainerSettings
+from medvlm_dpo.steps import preference_data, step_maker, steps_of_run
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # preprocessing is cheap beside the model
@@ -77,6 +75,8 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
     reference: AbstractReference,
     splits: Mapping[str, tuple[EncodedExample, ...]],
     *,
+    start: AbstractReference,
+    layout: Layout,
     adapter: LoraSettings,
     settings: TrainerSettings,
     seed: int,
@@ -89,22 +89,24 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
         objective: what to minimise.
         reference: serves the reference's values when the objective asks.
         splits: encoded examples, `train` and `validation`; an empty validation split skips validation.
+        start: serves the starting model's values, which validation compares with.
+        layout: how sequences become rows.
         adapter: what to train.
         settings: how.
         seed: of the adapter's random half and of the order of examples.
         files: where to write.
     """
     backbone.add_adapter(adapter, seed=seed)
-    steps = num_steps(
-        num_examples=len(splits["train"]), batch_size=settings.batch_size, max_epochs=settings.max_epochs, max_steps=settings.max_steps
-    )
-    module = PreferenceModule(backbone, objective, reference, settings, num_steps=steps)
+    steps = steps_of_run(len(splits["train"]), settings)
+    module = PreferenceModule(backbone, objective, reference, settings, num_steps=steps, start=start)
     resumed = load_newest(files.checkpoints, backbone, module.optimizer)
     if resumed is not None:
         print(f"resuming after step {resumed.step}")
         module.step, module.num_tokens, module.statistics_states = resumed.step, resumed.num_tokens, resumed.statistics
         reference.restore(resumed.reference)
-    data = _data(backbone, objective, splits, settings, seed=seed, steps=steps, first_step=module.step)
+    print(f"order: {settings.order}")
+    maker = step_maker(backbone, layout, settings, objective.demand.views, seed=seed)
+    data = preference_data(splits, maker, objective.demand, settings, first_step=module.step)
     seconds = _fit(module, data, settings, files, steps=steps)
     backbone.save_adapter(files.adapter)
     lines = json_lines(files.metrics)
@@ -112,6 +114,8 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
         training={
             "steps": steps,
             "examples": steps * settings.batch_size,
+            "order": settings.order,
+            "layout": layout.name,
             "tokens": module.num_tokens,
             "seconds": round(seconds, 2),
             "steps_per_second": round(len(data.training) / seconds, 3),
@@ -123,31 +127,6 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
         metrics=_final_training(lines, steps) | _validation(lines[-1:]),
         validation_by_error_type=module.by_error_type,
     )
-
-
-def _data(
-    backbone: AbstractBackbone,
-    objective: Objective,
-    splits: Mapping[str, tuple[EncodedExample, ...]],
-    settings: TrainerSettings,
-    *,
-    seed: int,
-    steps: int,
-    first_step: int,
-) -> PreferenceData:
-    maker = StepMaker(
-        views=objective.demand.views,
-        layout=PackedLayout(backbone.encoder.image_token_id),
-        pictures=backbone.pictures,
-        batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size or settings.batch_size,
-        seed=seed,
-        rank=ranks.rank(),
-        num_ranks=ranks.num_ranks(),
-    )
-    training = TrainingSteps(splits["train"], maker, num_steps=steps, first_step=first_step)
-    validation_views = maker.views | validation_diagnostics(objective.demand).demand.views
-    return PreferenceData(training, ValidationSteps(splits["validation"], replace(maker, views=validation_views)))
 
 
 def _fit(module: PreferenceModule, data: PreferenceData, settings: TrainerSettings, files: CellFiles, *, steps: int) -> float:

@@ -28,6 +28,7 @@ from medvlm_dpo.data.segments import Layout, Pictures, PlainLayout
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.settings import TrainerSettings
+from medvlm_dpo.steps import layout_of_run
 from medvlm_dpo.training import CellFiles, TrainedCell, train
 from medvlm_dpo.vocab import Batch, Example, Question, Turn
 
@@ -42,6 +43,9 @@ SETTINGS = TrainerSettings(
     lr_warmup_fraction=0.0,
     weight_decay=0.0,
     gradient_clip_norm=1.0,
+    order="shuffled",
+    layout="auto",
+    micro_batch_tokens=8192,
     micro_batch_size=None,
     validate_every_steps=None,
     checkpoint_every_steps=None,
@@ -138,6 +142,13 @@ def make_config(model: Path, output_dir: Path, /, **changes: Any) -> dict[str, A
         },
         "decoding": {"_target_": "medvlm_dpo.settings.DecodingSettings", "max_new_tokens": 4, "batch_size": 4},
         "trainer": {"_target_": "medvlm_dpo.settings.TrainerSettings", **vars(SETTINGS)},
+        "cache": {
+            "_target_": "medvlm_dpo.settings.CacheSettings",
+            "folder": str(output_dir / "cache"),
+            "reference": True,
+            "pictures": True,
+            "limit_gb": None,
+        },
         "logger": {"kind": "none"},
         "paths": {"output_dir": str(output_dir)},
         "launcher": {"n_parallel": 1, "threads": 1},
@@ -216,8 +227,19 @@ def run_training(
     }
     folder.mkdir(parents=True, exist_ok=True)
     files = CellFiles(folder / "checkpoint", folder / "metrics.jsonl", folder / "adapter")
-    reference = reference if reference is not None else StartingReference()
-    return train(backbone, objective, reference, splits, adapter=LORA, settings=settings, seed=seed, files=files)
+    start = StartingReference()
+    return train(
+        backbone,
+        objective,
+        reference if reference is not None else start,
+        splits,
+        start=start,
+        layout=layout_of_run(backbone, settings),
+        adapter=LORA,
+        settings=settings,
+        seed=seed,
+        files=files,
+    )
 
 
 def adapter_of(folder: Path) -> dict[str, Tensor]:

@@ -136,6 +136,58 @@ def test_micro_batches_change_float32_adapters_by_rounding_only(untrained_model:
         torch.testing.assert_close(tensor, whole[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_a_small_token_budget_changes_nothing_in_float64(untrained_model: Path, tmp_path: Path, loss: str) -> None:
+    cells = {
+        budget: run_training(
+            untrained_model, tmp_path / str(budget), loss, dtype=torch.float64, batch_size=8, micro_batch_tokens=budget, max_steps=2
+        )
+        for budget in (None, 400, 1)
+    }
+
+    whole = adapter_of(tmp_path / "None")
+    tokens = [cells[budget].training["tokens"] for budget in (None, 400, 1)]
+    assert tokens[0] <= tokens[1] <= tokens[2], "examples apart share nothing"
+    for budget in (400, 1):
+        for line, same in zip(train_lines(tmp_path / str(budget)), train_lines(tmp_path / "None"), strict=True):
+            assert line == pytest.approx(same, rel=1e-9, abs=1e-12)
+        for name, tensor in adapter_of(tmp_path / str(budget)).items():
+            torch.testing.assert_close(tensor, whole[name], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "mdpo"])
+def test_layouts_differ_by_rounding_only(untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str) -> None:
+    plain, packed = (
+        run_training(untrained_model, tmp_path / layout, loss, validation=4, layout=layout, learning_rate=1e-4)
+        for layout in ("plain", "auto")
+    )
+
+    assert (plain.training["layout"], packed.training["layout"]) == ("plain", "packed")
+    assert packed.training["tokens"] < plain.training["tokens"]
+    log = capsys.readouterr().out.splitlines()
+    assert [line for line in log if line.startswith("layout: ")] == [
+        "layout: plain (trainer.layout=plain)", "layout: packed, answers share picture and question",
+    ]  # fmt: skip
+    for line, same in zip(metrics_of(tmp_path / "auto"), metrics_of(tmp_path / "plain"), strict=True):
+        assert line == pytest.approx(same, rel=1e-4, abs=1e-5)
+
+
+def test_order_by_image_is_said_and_trains_on_other_batches(
+    untrained_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shuffled, by_image = (
+        run_training(untrained_model, tmp_path / order, order=order, pairs=24, batch_size=8, max_steps=3)
+        for order in ("shuffled", "image_tree")
+    )
+
+    assert (shuffled.training["order"], by_image.training["order"]) == ("shuffled", "image_tree")
+    assert "order: image_tree" in capsys.readouterr().out.splitlines()
+    assert by_image.training["examples"] == shuffled.training["examples"] == 24
+    assert train_lines(tmp_path / "shuffled")[0]["train/loss"] == pytest.approx(train_lines(tmp_path / "image_tree")[0]["train/loss"])
+    assert changed(tmp_path / "image_tree")
+    assert metrics_of(tmp_path / "shuffled") != metrics_of(tmp_path / "image_tree")
+
+
 def test_kto_statistic_is_one_number_of_the_global_batch(untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[int, list[Any]] = {}
     inner = PreferenceModule._estimate

@@ -22,7 +22,17 @@ MACHINE_KEYS: Mapping[str, frozenset[str]] = {
     "model": frozenset({"source"}),  # words for the user
     "data": frozenset({"num_workers"}),
     "trainer": frozenset(
-        {"micro_batch_size", "threads", "num_workers", "checkpoint_every_steps", "checkpoint_every_min", "validate_every_steps", "progress"}
+        {
+            "layout",
+            "micro_batch_tokens",
+            "micro_batch_size",
+            "threads",
+            "num_workers",
+            "checkpoint_every_steps",
+            "checkpoint_every_min",
+            "validate_every_steps",
+            "progress",
+        }
     ),
     "decoding": frozenset({"batch_size"}),
     "loss": frozenset({"card"}),  # words for people

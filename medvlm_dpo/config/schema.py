@@ -24,6 +24,7 @@ class RunSchema:
     evaluation: Any = MISSING
     decoding: Any = MISSING
     trainer: Any = MISSING
+    cache: Any = MISSING
     logger: Any = MISSING
     paths: Any = MISSING
     seed: int = 0

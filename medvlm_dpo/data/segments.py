@@ -8,7 +8,7 @@ tokens before it alone, so a shared token has the same state, and receives the s
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool
@@ -42,6 +42,8 @@ class Scored(NamedTuple):
 class Layout(Protocol):
     """A way of laying sequences out in rows."""
 
+    name: ClassVar[str]
+
     def __call__(self, sequences: Sequence[Scored], pictures: Pictures) -> Rows:
         """Rows whose answers are those of the sequences, in order."""
         ...
@@ -56,6 +58,8 @@ class Layout(Protocol):
 
 class PlainLayout:
     """One row a sequence: what the packed layout is compared with, and what remains where a model does not allow packing."""
+
+    name: ClassVar[str] = "plain"
 
     def __call__(self, sequences: Sequence[Scored], pictures: Pictures) -> Rows:
         """Rows in the order of the sequences."""
@@ -99,6 +103,8 @@ class PackedLayout:
         row_tokens: a row takes trees up to this many tokens, and at least the longest tree. 0: as long as the longest tree, which is best
             where attention costs the square of a row; large where a kernel skips what no token sees.
     """
+
+    name: ClassVar[str] = "packed"
 
     image_token_id: int
     row_tokens: int = 0

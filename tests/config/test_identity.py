@@ -54,6 +54,8 @@ def test_name_says_what_it_is() -> None:
         ("data.image_root", "/moved"),
         ("data.num_workers", 4),
         ("trainer.micro_batch_size", 1),
+        ("trainer.micro_batch_tokens", 512),
+        ("trainer.layout", "plain"),
         ("trainer.checkpoint_every_min", 1),
         ("trainer.checkpoint_every_steps", 5),
         ("trainer.validate_every_steps", 2),
@@ -88,6 +90,7 @@ def test_what_does_not_change_the_weights_does_not_change_the_cell(key: str, val
         ("trainer.batch_size", 16),
         ("trainer.learning_rate", 1e-3),
         ("trainer.max_steps", 11),
+        ("trainer.order", "image_tree"),
     ],
 )
 def test_what_changes_the_weights_changes_the_cell(key: str, value: object) -> None:

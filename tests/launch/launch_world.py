@@ -48,6 +48,12 @@ FAKES = dedent(
         raise KeyError("a bug in the check")
 
 
+    def precompute(folders, threads):
+        if os.environ.get("PRECOMPUTE") == "raise":
+            raise KeyError("a bug in what comes first")
+        print(f"precomputed for {len(folders)} cells with {threads} threads", flush=True)
+
+
     def run(folder):
         cell = yaml.safe_load((folder / "cell.yaml").read_text())
         behaviour = cell["config"].get("trainer", {}).get("behaviour", "work") if cell["kind"] == "train" else "work"
@@ -93,7 +99,12 @@ GROUPS: dict[str, dict[str, Any]] = {
     "evaluation/exam": {"name": "exam", "graders": {"exact": {"version": "1"}}, "questions": {"split": "exam"}},
     "trainer/quick": {"max_steps": 3, "micro_batch_size": 2, "behaviour": "work", "until": ""},
 }
-FUNCTIONS = {"checker": "launch_fakes.check", "runner": "launch_fakes.run", "table": "launch_fakes.table"}
+FUNCTIONS = {
+    "checker": "launch_fakes.check",
+    "precompute": "launch_fakes.precompute",
+    "runner": "launch_fakes.run",
+    "table": "launch_fakes.table",
+}
 DEFAULTS = ("model=tiny", "data=pairs", "loss=steep", "evaluation=quiz", "trainer=quick")
 
 

@@ -38,6 +38,23 @@ def test_grid_becomes_cells_starts_and_a_sweep(world: World) -> None:
     assert {file.name for file in world.folder.iterdir()} == {"conf", "launch_fakes.py", "outputs"}, "no folder of Hydra's own"
 
 
+def test_what_cells_share_is_computed_once_before_them(world: World) -> None:
+    shown = succeed(world, "-m", "loss=steep,flat", "seed=0,1", "hydra.launcher.n_parallel=2", "hydra.launcher.threads=1")
+    before, _, after = shown.partition("precomputed for 4 cells with 2 threads")
+    assert "starts (1 of" not in before
+    assert "starts (1 of" in after
+    assert "precomputed" not in succeed(world, "-m", "loss=steep,flat", "seed=0,1"), "nothing is left to do"
+    assert "precomputed for 1 cells" in succeed(world, "loss=steep", "seed=2"), "only for those that are left"
+
+
+def test_a_fault_in_what_comes_first_stops_no_cell(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECOMPUTE", "raise")
+    shown = succeed(world)
+    assert "each computes its own" in shown
+    assert "a bug in what comes first" in shown
+    assert read(world.cells()[0] / "status.json")["state"] == "finished"
+
+
 def test_driver_imports_no_torch(world: World) -> None:
     assert "torch imported: False" in succeed(world)
 

@@ -1,0 +1,35 @@
+"""Where the cells of a sweep keep what they share, and how it is opened: reference values and features of pictures."""
+
+from pathlib import Path
+
+from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.cache.store import BlockStore
+from medvlm_dpo.reference import AbstractReference, StartingReference
+from medvlm_dpo.reference_cache import VALUES_VERSION, CachedReference, dtype_of
+from medvlm_dpo.settings import CacheSettings
+
+
+def reference_store(settings: CacheSettings, backbone: AbstractBackbone, *, weights: str, layout: str) -> BlockStore | None:
+    """The store of one starting model's values; None where the settings switch it off.
+
+    Args:
+        settings: folder, switches and limit.
+        backbone: loaded: the dtype it computes in is part of the store's identity.
+        weights: content hash of the model's files.
+        layout: `packed` or `plain`; values differ by rounding.
+    """
+    if not settings.reference:
+        return None
+    identity = {
+        "values": VALUES_VERSION,
+        "weights": weights,
+        "quantisation": None,
+        "dtype": str(dtype_of(backbone)),
+        "layout": layout,
+    }
+    return BlockStore(Path(settings.folder) / "reference", identity=identity, limit_gb=settings.limit_gb)
+
+
+def starting_reference(store: BlockStore | None, backbone: AbstractBackbone) -> AbstractReference:
+    """The starting model's values: from the store where there is one, else computed at every step."""
+    return StartingReference() if store is None else CachedReference(store, dtype=dtype_of(backbone))
