@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,15 @@ from torch import Tensor
 from medvlm_dpo.backbones.adapter import Factors, LoraSettings
 from medvlm_dpo.backbones.prompt import PromptEncoder
 from medvlm_dpo.vocab import ImageSource, Rows
+
+
+@runtime_checkable
+class PictureFeatures(Protocol):
+    """Keeps what the vision tower gave."""
+
+    def features(self, images: Sequence[ImageSource]) -> Tensor | None:
+        """Features of the vision tower [image, patch, feature], or None unless all are there."""
+        ...
 
 
 class AbstractBackbone(ABC):
@@ -44,6 +54,29 @@ class AbstractBackbone(ABC):
     @abstractmethod
     def packing_obstacle(self) -> str | None:
         """Why rows of trees would not give the values of plain rows, in words that follow `layout: plain (`; None where they do."""
+
+    @abstractmethod
+    def use_vision_cache(self, cache: PictureFeatures | None) -> None:
+        """From now on `pictures` takes features from this cache where it holds them; None: from none.
+
+        They are passed over again once `vision_obstacle` says why.
+        """
+
+    @abstractmethod
+    def vision_obstacle(self) -> str | None:
+        """Why features of the vision tower must not be kept, as the end of a sentence; None when they may."""
+
+    @abstractmethod
+    def vision_identity(self) -> dict[str, Any]:
+        """JSON values that the tower's features of a picture depend on. Reads all weights of the tower."""
+
+    @abstractmethod
+    def tower_features(self, images: Sequence[ImageSource]) -> Float[Tensor, "image patch feature"]:
+        """Features of the vision tower before the projector, without gradient."""
+
+    @abstractmethod
+    def checkpoint_activations(self) -> None:
+        """From now on every decoder layer is recomputed in the backward pass: less memory, about a third more work, equal gradients."""
 
     @abstractmethod
     def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:

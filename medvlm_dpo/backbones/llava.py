@@ -1,7 +1,7 @@
 """The LLaVA family (CLIP tower, MLP projector, any decoder): LLaVA-Med, HuatuoGPT-Vision and the built-in models."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, final
 
@@ -15,15 +15,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from medvlm_dpo.backbones import adapter as adapters
 from medvlm_dpo.backbones.adapter import LoraSettings
-from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.backbones.base import AbstractBackbone, PictureFeatures
+from medvlm_dpo.backbones.decoder import checkpoint_layers, packed_states, prepare_decoder
 from medvlm_dpo.backbones.greedy import greedy
 from medvlm_dpo.backbones.prompt import PromptEncoder, prompt_format
-from medvlm_dpo.backbones.tree_attention import tree_attention
+from medvlm_dpo.backbones.vision import projected, tower_features, tower_identity, trained_vision
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import read_json
 from medvlm_dpo.vocab import ImageSource, Rows
 
 BUILTIN_MODELS = Path(__file__).resolve().parent.parent / "data" / "phantom" / "models"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NEEDED_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
 
 
@@ -36,13 +38,23 @@ class LlavaBackbone(AbstractBackbone):
         prompt: keys of `PromptFormat`.
         source: what to download, how large it is and under which licence; shown when there is no checkpoint.
         max_length: longest sequence in tokens, image positions included.
+        dtype: of the weights, `float32` or `bfloat16`; None: the checkpoint's own. Adapters are float32 in both.
+
+    Raises:
+        InputError: the checkpoint or the dtype cannot be used.
     """
 
-    def __init__(self, *, checkpoint: str | None, prompt: Mapping[str, Any], source: str, max_length: int) -> None:
+    def __init__(
+        self, *, checkpoint: str | None, prompt: Mapping[str, Any], source: str, max_length: int, dtype: str | None = None
+    ) -> None:
+        if dtype not in (None, *DTYPES):
+            raise InputError(f"model.dtype={dtype}: expected {' or '.join(DTYPES)}, or null for the checkpoint's own")
+        self._dtype = dtype
         self._folder = checkpoint_folder(checkpoint, source)
         self._config, self._processor, tokenizer = _settings(self._folder)
         self._model: Any = None  # transformers and peft models are loosely typed
         self._adapted: Any = None
+        self._vision_cache: PictureFeatures | None = None
         self._encoded: tuple[Tensor, Tensor] | None = None  # the last images and their features; tower and projector never change
         vision: Any = self._config.vision_config
         text: Any = self._config.text_config
@@ -60,7 +72,7 @@ class LlavaBackbone(AbstractBackbone):
         return tuple(sorted(path for path in self._folder.iterdir() if path.suffix in {".safetensors", ".json"}))
 
     def load(self) -> None:
-        """Reads the weights in the dtype of the checkpoint; every tensor must fit."""
+        """Reads the weights in the dtype asked for; every tensor must fit."""
         disable_progress_bar()  # the log needs no bar for reading a file
         try:
             loaded: Any = LlavaForConditionalGeneration.from_pretrained(
@@ -68,6 +80,7 @@ class LlavaBackbone(AbstractBackbone):
                 output_loading_info=True,
                 local_files_only=True,
                 use_safetensors=True,
+                dtype="auto" if self._dtype is None else DTYPES[self._dtype],
                 attn_implementation="sdpa",
                 ignore_mismatched_sizes=True,  # reported, and refused below with the name of the tensor
             )
@@ -82,6 +95,7 @@ class LlavaBackbone(AbstractBackbone):
                 "in the transformers layout."
             )
         self._model = model.eval().requires_grad_(requires_grad=False)  # eval: dropout off, in the reference too
+        prepare_decoder(self._model.model.language_model)
 
     def pixels(self, image: ImageSource) -> Float[Tensor, "channel height width"]:
         """Padded, resized and normalised as the checkpoint's preprocessor_config.json says."""
@@ -89,7 +103,31 @@ class LlavaBackbone(AbstractBackbone):
         return values
 
     def pictures(self, images: Sequence[ImageSource]) -> Float[Tensor, "image ..."]:
-        """Preprocessed pictures in one tensor."""
+        """Features where a cache holds all of them, else preprocessed pictures in one tensor."""
+        kept = None if self._vision_cache is None or self.vision_obstacle() is not None else self._vision_cache.features(images)
+        return kept if kept is not None else self._stacked(images)
+
+    def use_vision_cache(self, cache: PictureFeatures | None) -> None:
+        """Pictures are asked for there first."""
+        self._vision_cache = cache
+
+    def vision_obstacle(self) -> str | None:
+        """A weight of the tower or projector that is trained."""
+        return trained_vision(self.module)
+
+    def vision_identity(self) -> dict[str, Any]:
+        """Weights, configuration, preprocessing and dtype of the tower."""
+        return tower_identity(self._model, self._processor)
+
+    def tower_features(self, images: Sequence[ImageSource]) -> Float[Tensor, "image patch feature"]:
+        """The layers that the checkpoint's configuration selects."""
+        return tower_features(self._model, self._stacked(images).to(self._model.device))
+
+    def checkpoint_activations(self) -> None:
+        """Of the language model; the tower has no gradient."""
+        checkpoint_layers(self._model.model.language_model)
+
+    def _stacked(self, images: Sequence[ImageSource]) -> Float[Tensor, "image channel height width"]:
         return torch.stack([self.pixels(image) for image in images])
 
     def packing_obstacle(self) -> str | None:
@@ -102,8 +140,10 @@ class LlavaBackbone(AbstractBackbone):
     def hidden_states(self, rows: Rows) -> Float[Tensor, "response_token hidden"]:
         """Runs the language model once over all rows; each distinct image is encoded once, without gradient."""
         embedded = self._embed(rows.input_ids, self._image_features(rows.pictures)[rows.image_rows])
-        seen = {"attention_mask": rows.padding_mask.long()} if rows.trees is None else tree_attention(rows.trees, embedded)
-        output = self._model.model.language_model(inputs_embeds=embedded, use_cache=False, **seen)
+        decoder = self._model.model.language_model
+        if rows.trees is not None:
+            return packed_states(decoder, embedded, rows.trees, rows.predictor_rows, rows.predictor_columns)
+        output = decoder(inputs_embeds=embedded, attention_mask=rows.padding_mask.long(), use_cache=False)
         return output.last_hidden_state[rows.predictor_rows, rows.predictor_columns]
 
     def head(self, hidden: Float[Tensor, "token hidden"]) -> Float[Tensor, "token vocab"]:
@@ -139,8 +179,8 @@ class LlavaBackbone(AbstractBackbone):
         return self._adapted is not None
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
-        """The starting point, bit for bit."""
-        return self._adapted.disable_adapter()
+        """The starting point, bit for bit; before an adapter was added the model is that anyway."""
+        return nullcontext() if self._adapted is None else self._adapted.disable_adapter()
 
     def adapter_factors(self) -> adapters.Factors:
         """Copies, without gradient."""
@@ -175,10 +215,9 @@ class LlavaBackbone(AbstractBackbone):
             self._encoded = (pictures, self._encode_images(pictures))
         return self._encoded[1]
 
-    def _encode_images(self, pixel_values: Tensor) -> Float[Tensor, "image patch hidden"]:
-        with torch.no_grad():  # tower and projector are frozen
-            features = self._model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
-        return torch.stack(tuple(features))
+    def _encode_images(self, pictures: Tensor) -> Float[Tensor, "image patch hidden"]:
+        features = pictures if pictures.dim() == 3 else tower_features(self._model, pictures)  # 3: from a vision cache
+        return projected(self._model, features)
 
     def _embed(self, input_ids: Tensor, features: Tensor) -> Float[Tensor, "row column hidden"]:
         embedded = self._model.get_input_embeddings()(input_ids)

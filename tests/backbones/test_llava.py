@@ -71,19 +71,15 @@ def test_the_picture_matters_and_each_row_sees_its_own(untrained_model: Path) ->
     assert bool((difference[~changed[batch.rows.answer_index]] < 1e-5).all())
 
 
-def test_views_of_one_image_encode_it_once(untrained_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_of_one_image_encode_it_once(untrained_model: Path) -> None:
     backbone = make_backbone(untrained_model)
     batch = collated(encoded(make_pairs(3), backbone)[:1], VIEWS, backbone.pictures)
     encoded_images: list[int] = []
-    tower: Any = backbone.module.get_submodule("model")
-    inner = tower.get_image_features
+    tower = backbone.module.get_submodule("model.vision_tower")
+    tower.register_forward_hook(lambda _, inputs, __: encoded_images.append(len(inputs[0])))
 
-    def counted(pixel_values: Tensor, **options: Any) -> Any:
-        encoded_images.append(len(pixel_values))
-        return inner(pixel_values=pixel_values, **options)
-
-    monkeypatch.setattr(tower, "get_image_features", counted)
     logits_of(backbone, batch)
+    logits_of(backbone, batch)  # policy, then reference
 
     assert batch.rows.num_answers == 3
     assert encoded_images == [1]
