@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone
@@ -47,6 +48,7 @@ SETTINGS = TrainerSettings(
     layout="auto",
     micro_batch_tokens=8192,
     micro_batch_size=None,
+    activation_checkpointing=False,
     validate_every_steps=None,
     checkpoint_every_steps=None,
     checkpoint_every_min=None,
@@ -59,6 +61,18 @@ def make_backbone(folder: Path, *, loaded: bool = True, max_length: int = 512) -
     if loaded:
         backbone.load()
     return backbone
+
+
+def to_dtype(backbone: LlavaBackbone, dtype: torch.dtype) -> None:
+    """Weights in a dtype, and in float64 the decoder's norms too: transformers rounds them to float32 whatever the weights are, where a
+    last digit of float64 decides which way, and the difference is far above what tests in float64 allow.
+    """
+    backbone.module.to(dtype)
+    if dtype == torch.float64:
+        for module in backbone.module.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                norm: Any = module
+                norm.forward = partial(rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight, eps=norm.variance_epsilon)
 
 
 def make_pairs(number: int, split: str = "train") -> tuple[Example, ...]:
@@ -219,7 +233,7 @@ def run_training(
     """Trains an adapter on phantom pairs into a folder; `changes` are trainer settings."""
     settings = replace(SETTINGS, **changes)
     backbone = make_backbone(model)
-    backbone.module.to(dtype)
+    to_dtype(backbone, dtype)
     objective = build_objective(loss_node(loss), batch_size=settings.batch_size)
     splits = {
         "train": encoded(make_pairs(pairs), backbone),

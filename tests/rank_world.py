@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from core_world import LORA, SETTINGS, adapter_of, encoded, loss_node, make_backbone, make_pairs, metrics_of
+from core_world import LORA, SETTINGS, adapter_of, encoded, loss_node, make_backbone, make_pairs, metrics_of, to_dtype
 from torch import Tensor, distributed
 
 from medvlm_dpo.objectives.terms import build_objective
@@ -20,7 +20,7 @@ def run(model: Path, folder: Path, loss: str, *, micro_batch_size: int) -> None:
     """Two float64 steps of one loss and a validation before and after; this process's share of every batch."""
     settings = replace(SETTINGS, batch_size=BATCH_SIZE, micro_batch_size=micro_batch_size, max_steps=2, learning_rate=1e-3)
     backbone = make_backbone(model)
-    backbone.module.double()
+    to_dtype(backbone, torch.float64)
     reference = MovingReference(mix=0.6, every_steps=1) if loss == "tr_dpo" else StartingReference()
     splits = {"train": encoded(make_pairs(12), backbone), "validation": encoded(make_pairs(4, "validation"), backbone)}
     folder.mkdir(parents=True)
