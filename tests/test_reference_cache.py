@@ -1,6 +1,6 @@
 """Kept values of the starting model are what it gives now, for every tensor of the grammar, in any micro-batch; nothing else is served."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,8 +139,7 @@ def test_unpaired_examples(untrained_model: Path, tmp_path: Path) -> None:
     ],
     ids=["prompt", "answer", "picture", "border"],
 )
-def test_another_sequence_has_another_key(untrained_model: Path, tmp_path: Path, changed: object) -> None:
-    assert callable(changed)
+def test_another_sequence_has_another_key(untrained_model: Path, changed: Callable[[EncodedExample], EncodedExample]) -> None:
     example = encoded(make_pairs(2), make_backbone(untrained_model, loaded=False))[0]
     column = Column("chosen", "logps")
     assert keys_of(changed(example), [column])[column] != keys_of(example, [column])[column]
