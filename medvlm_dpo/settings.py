@@ -26,6 +26,7 @@ class TrainerSettings:
         layout: `auto` lets sequences share what they have in common wherever the backbone allows it; `plain` never does.
         micro_batch_tokens: tokens the policy reads per forward pass; micro-batches are filled up to it. None for no limit.
         micro_batch_size: examples per forward pass; None for no limit.
+        activation_checkpointing: recompute every layer in the backward pass in place of keeping its activations: less memory, more work.
         validate_every_steps: steps between validations; None validates before and after training only.
         checkpoint_every_steps: steps between checkpoints; None leaves it to the minutes.
         checkpoint_every_min: minutes between checkpoints; None leaves it to the steps.
@@ -42,6 +43,7 @@ class TrainerSettings:
     layout: str
     micro_batch_tokens: int | None
     micro_batch_size: int | None
+    activation_checkpointing: bool
     validate_every_steps: int | None
     checkpoint_every_steps: int | None
     checkpoint_every_min: float | None

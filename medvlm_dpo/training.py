@@ -97,6 +97,8 @@ def train(  # noqa: PLR0913 - the parts of a cell, each by name
         files: where to write.
     """
     backbone.add_adapter(adapter, seed=seed)
+    if settings.activation_checkpointing:
+        backbone.checkpoint_activations()
     steps = steps_of_run(len(splits["train"]), settings)
     module = PreferenceModule(backbone, objective, reference, settings, num_steps=steps, start=start)
     resumed = load_newest(files.checkpoints, backbone, module.optimizer)

@@ -26,6 +26,7 @@ MACHINE_KEYS: Mapping[str, frozenset[str]] = {
             "layout",
             "micro_batch_tokens",
             "micro_batch_size",
+            "activation_checkpointing",
             "threads",
             "num_workers",
             "checkpoint_every_steps",
@@ -37,6 +38,9 @@ MACHINE_KEYS: Mapping[str, frozenset[str]] = {
     "decoding": frozenset({"batch_size"}),
     "loss": frozenset({"card"}),  # words for people
 }
+
+# Keys that say nothing when they are null: a configuration written before there were such keys is the same cell.
+OPTIONAL_KEYS: Mapping[str, frozenset[str]] = {"model": frozenset({"dtype"})}
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def _science(value: Any, group: str) -> Any:
     if isinstance(value, Mapping):
         shared = value.get("_shared_") or ()
         paths = frozenset[str]() if group == "loss" else PATH_KEYS  # a loss has no files: all its settings are science
-        hidden = {"_partial_", "_shared_", *paths, *shared, *MACHINE_KEYS.get(group, ())}
+        unset = {key for key in OPTIONAL_KEYS.get(group, ()) if value.get(key) is None}
+        hidden = {"_partial_", "_shared_", *paths, *shared, *unset, *MACHINE_KEYS.get(group, ())}
         kept = _without_idle_terms(value) if group == "loss" else value
         return {str(key): _science(item, group) for key, item in kept.items() if key not in hidden}
     if isinstance(value, list | tuple):

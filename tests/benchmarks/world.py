@@ -48,6 +48,7 @@ def trainer_settings(shape: Shape, **changes: Any) -> TrainerSettings:
         "weight_decay": 0.0,
         "gradient_clip_norm": 1.0,
         "micro_batch_size": None,
+        "activation_checkpointing": False,
         "validate_every_steps": None,
         "checkpoint_every_steps": None,
         "checkpoint_every_min": None,

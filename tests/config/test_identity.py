@@ -56,6 +56,8 @@ def test_name_says_what_it_is() -> None:
         ("trainer.micro_batch_size", 1),
         ("trainer.micro_batch_tokens", 512),
         ("trainer.layout", "plain"),
+        ("trainer.activation_checkpointing", True),
+        ("model.dtype", None),  # the checkpoint's own, as without the key
         ("trainer.checkpoint_every_min", 1),
         ("trainer.checkpoint_every_steps", 5),
         ("trainer.validate_every_steps", 2),
@@ -78,6 +80,7 @@ def test_what_does_not_change_the_weights_does_not_change_the_cell(key: str, val
     ("key", "value"),
     [
         ("loss.beta", 0.2),
+        ("model.dtype", "bfloat16"),
         ("loss._target_", "a.ipo"),
         ("loss.path", "a loss has no files: any setting of it is science"),
         ("seed", 1),
