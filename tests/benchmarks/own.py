@@ -17,6 +17,7 @@ from medvlm_dpo.data.encoding import encode_examples
 from medvlm_dpo.metrics import LOSS, TRAIN, metric
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.reference import StartingReference
+from medvlm_dpo.steps import layout_of_run
 from medvlm_dpo.training import CellFiles, train
 from tests.benchmarks.gate import Gate
 from tests.benchmarks.world import SEED, backbone, lora_settings, make_pairs, read_shape, trainer_settings
@@ -54,12 +55,15 @@ def run(folder: Path, output: Path, between: BetweenSteps, *, loss: str = "dpo",
     examples = make_pairs(shape, model.encoder)
     objective = build_objective(compose_loss([f"loss={loss}"]).node, batch_size=chosen.batch_size)
     output.mkdir(parents=True, exist_ok=True)
+    start = StartingReference()
     with one_more_callback(Steps(between)):
         train(
             model,
             objective,
-            StartingReference(),
+            start,
             {"train": encode_examples(examples, None, model.encoder), "validation": ()},
+            start=start,
+            layout=layout_of_run(model, chosen),
             adapter=lora_settings(shape),
             settings=chosen,
             seed=SEED,

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PretrainedConfig
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone, checkpoint_folder
 from medvlm_dpo.backbones.prompt import PromptEncoder
+from medvlm_dpo.config.catalogue import conf_folder
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.phantom.tiny_models import BOS, EOS, IMAGE, PAD
 from medvlm_dpo.data.sampler import step_examples
@@ -38,22 +40,17 @@ def lora_settings(shape: Shape) -> LoraSettings:
 
 
 def trainer_settings(shape: Shape, **changes: Any) -> TrainerSettings:
-    """Optimiser and schedule of both sides: AdamW, a cosine to 0 over `steps` without warm-up, clipped gradients."""
-    settings: dict[str, Any] = {
+    """Optimiser and schedule of both sides: AdamW, a cosine to 0 over `steps` without warm-up, clipped gradients; else our defaults."""
+    defaults = yaml.safe_load((conf_folder() / "trainer" / "default.yaml").read_text(encoding="utf-8"))
+    del defaults["_target_"]
+    settings = {
         "max_steps": shape.steps,
-        "max_epochs": 1.0,
         "batch_size": shape.batch_size,
         "learning_rate": 1e-3,
         "lr_warmup_fraction": 0.0,
-        "weight_decay": 0.0,
-        "gradient_clip_norm": 1.0,
-        "micro_batch_size": None,
-        "activation_checkpointing": False,
-        "validate_every_steps": None,
-        "checkpoint_every_steps": None,
         "checkpoint_every_min": None,
     }
-    return TrainerSettings(**{**settings, **changes})
+    return TrainerSettings(**{**defaults, **settings, **changes})
 
 
 def text_config(shape: Shape) -> PretrainedConfig:
