@@ -7,6 +7,7 @@ from medvlm_dpo.cache.store import BlockStore
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.reference_cache import VALUES_VERSION, CachedReference, dtype_of
 from medvlm_dpo.settings import CacheSettings
+from medvlm_dpo.vision_cache import VisionCache
 
 
 def reference_store(settings: CacheSettings, backbone: AbstractBackbone, *, weights: str, layout: str) -> BlockStore | None:
@@ -28,6 +29,15 @@ def reference_store(settings: CacheSettings, backbone: AbstractBackbone, *, weig
         "layout": layout,
     }
     return BlockStore(Path(settings.folder) / "reference", identity=identity, limit_gb=settings.limit_gb)
+
+
+def use_pictures(settings: CacheSettings, backbone: AbstractBackbone) -> VisionCache | None:
+    """Lets a loaded backbone read features of pictures from the cache; None where the settings or a trained tower switch it off."""
+    if not settings.pictures or backbone.vision_obstacle() is not None:
+        return None
+    cache = VisionCache(backbone, Path(settings.folder) / "pictures", limit_gb=settings.limit_gb)
+    backbone.use_vision_cache(cache)
+    return cache
 
 
 def starting_reference(store: BlockStore | None, backbone: AbstractBackbone) -> AbstractReference:

@@ -13,14 +13,16 @@ import torch
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.cache.store import BlockStore, StoreError
-from medvlm_dpo.caches import reference_store
+from medvlm_dpo.caches import reference_store, use_pictures
 from medvlm_dpo.callbacks import STEP0_TOLERANCE
 from medvlm_dpo.config.instantiate import call_if_any, call_target
+from medvlm_dpo.data.content import read_source
 from medvlm_dpo.data.datamodule import StepMaker
 from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.data.manifest import Manifest
 from medvlm_dpo.errors import InputError
 from medvlm_dpo.files import sha256_of_json
+from medvlm_dpo.grading import frozen_evaluations
 from medvlm_dpo.objectives.demand import Demand
 from medvlm_dpo.objectives.diagnostics import validation_diagnostics
 from medvlm_dpo.objectives.terms import build_objective
@@ -33,7 +35,8 @@ from medvlm_dpo.reference_fill import ReferenceFill, Work
 from medvlm_dpo.results.ledger import read_cell
 from medvlm_dpo.settings import CacheSettings, TrainerSettings
 from medvlm_dpo.steps import layout_of_run, step_maker, training_steps
-from medvlm_dpo.vocab import CORRUPT_VIEWS, Batch
+from medvlm_dpo.vision_cache import VisionCache
+from medvlm_dpo.vocab import CORRUPT_VIEWS, Batch, ImageSource
 
 
 def precompute(folders: Sequence[str], threads: int) -> None:
@@ -54,8 +57,8 @@ def precompute(folders: Sequence[str], threads: int) -> None:
         starts.setdefault(sha256_of_json(parts), []).append(cell)
     for cells in starts.values():
         settings: CacheSettings = call_target(cells[0]["config"]["cache"])
-        if settings.reference:
-            _fill_references(cells, settings)
+        if settings.reference or settings.pictures:
+            _fill_caches(cells, settings, _asked_pictures(folders, cells[0]["config"]))
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,16 @@ def _asking(cell: Mapping[str, Any]) -> _Asking:
     return _Asking(config, demand, settings, {"train": trained, "validation": trained | diagnosed})
 
 
-def _fill_references(cells: Sequence[Mapping[str, Any]], settings: CacheSettings) -> None:
-    """All cells that start from one model."""
+def _fill_caches(cells: Sequence[Mapping[str, Any]], settings: CacheSettings, asked: Sequence[ImageSource]) -> None:
+    """All cells that start from one model; `asked` are pictures of questions."""
     asking = [_asking(cell) for cell in cells]
     backbone: AbstractBackbone = call_target(cells[0]["config"]["model"])
     maker = step_maker(backbone, layout_of_run(backbone, asking[0].settings), asking[0].settings, frozenset(), seed=0)
     work = [part for same in _by_node(asking, "data") for part in _work(same, _prepared(same[0].config, backbone), backbone, maker)]
     backbone.load()
     backbone.module.to(device())
+    if (pictures := use_pictures(settings, backbone)) is not None:
+        _fill_pictures(pictures, [*asked, *(image for part in work for image in part.pictures())])
 
     def collated(examples: Sequence[EncodedExample], views: frozenset[str]) -> Sequence[Batch]:
         return replace(maker, views=views).make(0, examples).batches
@@ -101,6 +106,20 @@ def _fill_references(cells: Sequence[Mapping[str, Any]], settings: CacheSettings
     if store is not None:
         _refuse_foreign(fill, store, dtype_of(backbone), settings)
         _fill(fill, store)
+
+
+def _fill_pictures(cache: VisionCache, pictures: Sequence[ImageSource]) -> None:
+    started, line = time.monotonic(), ProgressLine(done=0, total=len({image.content_hash() for image in pictures}))
+    note = cache.fill(pictures, lambda done, _: line.show(done))
+    print(f"note: {note}" if note is not None else f"pictures: there after {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _asked_pictures(folders: Sequence[str], config: Mapping[str, Any]) -> list[ImageSource]:
+    """Pictures of the questions that cells will answer."""
+    evaluations = {item.folder.name: item for folder in folders for item in frozen_evaluations(Path(folder))}
+    manifest = _manifest(config)
+    reports = [read_source(evaluation.task().source, manifest) for evaluation in evaluations.values()]
+    return [question.image for report in reports for question in report.questions]
 
 
 def _fill(fill: ReferenceFill, store: BlockStore) -> None:
@@ -127,14 +146,18 @@ def _refuse_foreign(fill: ReferenceFill, store: BlockStore, dtype: torch.dtype, 
     allowed, found = STEP0_TOLERANCE.get(dtype, 1e-4), fill.difference(store)
     if not found <= allowed:
         raise InputError(
-            f"cache: stored reference values in {settings.folder} lie {found:.3g} from what this model gives here (allowed {allowed:g}): they "
-            "come from another computation. Remove its subfolder reference, and they are computed again; or use cache.folder=ANOTHER, or cache=none"
+            f"cache: stored reference values in {settings.folder} lie {found:.3g} from what this model gives here (allowed {allowed:g}): "
+            "they come from another computation. Remove its subfolder reference, and they are computed again; or use "
+            "cache.folder=ANOTHER, or cache=none"
         )
 
 
 def _prepared(config: Mapping[str, Any], backbone: AbstractBackbone) -> PreparedData:
-    manifest = Manifest(Path(config["paths"]["output_dir"]) / "manifest.json")
-    return prepare_data(call_target(config["data"]), backbone, manifest, on_bad_record=config["data"]["on_bad_record"])
+    return prepare_data(call_target(config["data"]), backbone, _manifest(config), on_bad_record=config["data"]["on_bad_record"])
+
+
+def _manifest(config: Mapping[str, Any]) -> Manifest:
+    return Manifest(Path(config["paths"]["output_dir"]) / "manifest.json")
 
 
 def _by_node(asking: Sequence[_Asking], group: str) -> list[list[_Asking]]:
@@ -162,7 +185,7 @@ def _of_corruption(
     work: list[Work] = []
     for split, examples in data.examples.items():
         columns = frozenset(column for cell in asking for column in cell.columns[split] if _reads_corrupted(column) == (node is not None))
-        if columns and examples:
+        if examples:
             encoded = encode_split(examples, demand, backbone, call_if_any(node) if node is not None else None)
             seen = frozenset[int]().union(*(cell.visited(split, encoded, maker) for cell in asking))
             work.append(Work(tuple(encoded[place] for place in sorted(seen)), columns))

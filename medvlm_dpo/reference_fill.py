@@ -15,7 +15,7 @@ from medvlm_dpo.logps import answer_lengths
 from medvlm_dpo.reference import StartingReference
 from medvlm_dpo.reference_cache import Column, array_of, dtype_of, entries_of, keys_of, tensor_of, views_of
 from medvlm_dpo.scoring import HIDDEN, REFERENCE
-from medvlm_dpo.vocab import Batch, TensorName
+from medvlm_dpo.vocab import Batch, ImageSource, TensorName
 
 EXAMPLES_PER_BLOCK = 32
 NUM_CHECKED = 4  # stored arrays that are computed again before any is used
@@ -28,6 +28,10 @@ class Work:
 
     examples: tuple[EncodedExample, ...]
     columns: frozenset[Column]
+
+    def pictures(self) -> list[ImageSource]:
+        """What the examples show, corrupted pictures included."""
+        return [image for example in self.examples for image in (example.image, example.corrupted) if image is not None]
 
     def groups(self) -> list[list[str]]:
         """Keys, one list a block. The same examples in the same order make the same blocks in every process."""

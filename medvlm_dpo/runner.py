@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from medvlm_dpo.backbones.base import AbstractBackbone
-from medvlm_dpo.caches import reference_store, starting_reference
+from medvlm_dpo.caches import reference_store, starting_reference, use_pictures
 from medvlm_dpo.check import weights_content
 from medvlm_dpo.config.identity import start_identity
 from medvlm_dpo.config.instantiate import call_if_any, call_target
@@ -107,6 +107,7 @@ def _run(folder: Path) -> None:
     @cache
     def loaded() -> AbstractBackbone:
         backbone.load()
+        use_pictures(call_target(config["cache"]), backbone)
         return backbone
 
     @cache

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from core_world import loss_node, make_config
+from core_world import loss_node, make_config, make_pairs, make_questions
 
 from launch.freeze import freeze_sweep
 from launch.plan import plan_cells
+from medvlm_dpo.backbones import llava
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.cache.blocks import Array
 from medvlm_dpo.cache.store import BlockStore
@@ -194,3 +195,29 @@ def test_a_cache_that_cannot_be_written_is_read(
     precompute([other], 1)
     assert "cannot be written and lacks" in capsys.readouterr().out
     assert run_cell(other) == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_pictures_are_encoded_once_for_training_and_questions(
+    untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    encoded: list[int] = []
+    tower = llava.tower_features
+
+    def counting(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixel_values))
+        return tower(model, pixel_values)
+
+    monkeypatch.setattr(llava, "tower_features", counting)
+    folders = freeze(untrained_model, tmp_path, ("dpo", "mdpo"), (0,), cache={"pictures": kept})
+    precompute(folders, 1)
+    before = len(encoded)
+    for folder in folders:
+        run_cell(folder)
+    if kept:
+        images = {
+            example.image.content_hash() for split in ("train", "validation") for example in make_pairs(8 if split == "train" else 4, split)
+        }
+        questions = {question.image.content_hash() for question in make_questions(6)}
+        assert sum(encoded[:before]) == len(images | questions) + 8 + 4, "and a corrupted picture for every pair of mdpo"
+    assert (len(encoded) == before) == kept, "later cells and their evaluations run the tower only where nothing is kept"
