@@ -39,8 +39,8 @@ MACHINE_KEYS: Mapping[str, frozenset[str]] = {
     "loss": frozenset({"card"}),  # words for people
 }
 
-# Keys that say nothing when they are null: a configuration written before there were such keys is the same cell.
-OPTIONAL_KEYS: Mapping[str, frozenset[str]] = {"model": frozenset({"dtype"})}
+# Keys that came later, with the value that means what was done before there were any: a cell that is older than the key is the same cell.
+LATER_KEYS: Mapping[str, Mapping[str, Any]] = {"model": {"dtype": None}, "trainer": {"order": "shuffled"}}
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def _science(value: Any, group: str) -> Any:
     if isinstance(value, Mapping):
         shared = value.get("_shared_") or ()
         paths = frozenset[str]() if group == "loss" else PATH_KEYS  # a loss has no files: all its settings are science
-        unset = {key for key in OPTIONAL_KEYS.get(group, ()) if value.get(key) is None}
-        hidden = {"_partial_", "_shared_", *paths, *shared, *unset, *MACHINE_KEYS.get(group, ())}
+        as_before = {key for key, before in LATER_KEYS.get(group, {}).items() if value.get(key) == before}
+        hidden = {"_partial_", "_shared_", *paths, *shared, *as_before, *MACHINE_KEYS.get(group, ())}
         kept = _without_idle_terms(value) if group == "loss" else value
         return {str(key): _science(item, group) for key, item in kept.items() if key not in hidden}
     if isinstance(value, list | tuple):

@@ -58,6 +58,7 @@ def test_name_says_what_it_is() -> None:
         ("trainer.layout", "plain"),
         ("trainer.activation_checkpointing", True),
         ("model.dtype", None),  # the checkpoint's own, as without the key
+        ("trainer.order", "shuffled"),  # as before there was the key
         ("trainer.checkpoint_every_min", 1),
         ("trainer.checkpoint_every_steps", 5),
         ("trainer.validate_every_steps", 2),
