@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from core_world import CONF, SETTINGS, collated, picture
+from core_world import CONF, SETTINGS, collated, picture, to_dtype
 from torch import Tensor
 
 from medvlm_dpo.backbones.adapter import LoraSettings
@@ -160,17 +160,14 @@ class PackingWorld:
 
     Args:
         name: of conf/model.
-        dtype: of all weights; in float64 the norms are too, which in transformers run in float32 whatever the weights are: a value
-            at the edge between two float32 numbers would turn a rounding of 1e-16 into one of 1e-7.
+        dtype: of all weights, and of the norms in float64.
     """
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
         node = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
         self.backbone = LlavaBackbone(**{key: value for key, value in node.items() if key != "_target_"})
         self.backbone.load()
-        self.backbone.module.to(dtype)
-        if dtype == torch.float64:
-            _exact_norms(self.backbone.module)
+        to_dtype(self.backbone, dtype)
         self.backbone.add_adapter(LORA, seed=0)
         self.dtype = dtype
         self._move(seed=1, by=0.05)
@@ -224,19 +221,6 @@ class _Still:
 
     def step(self) -> None:
         """Nothing."""
-
-
-def _exact_norms(model: torch.nn.Module) -> None:
-    for part in model.modules():
-        if type(part).__name__.endswith("RMSNorm"):
-            part.forward = _norm_of(part)
-
-
-def _norm_of(part: Any) -> Callable[[Tensor], Tensor]:
-    def forward(hidden: Tensor) -> Tensor:
-        return part.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + part.variance_epsilon)
-
-    return forward
 
 
 # --- differences -------------------------------------------------------------------------------------------------------

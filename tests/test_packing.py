@@ -109,7 +109,11 @@ def test_every_loss_and_its_gradient(loss: str, model: str) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_losses_gradient_in_float32(loss: str) -> None:
-    """The gradient; the models take turns."""
+    """The gradient; the models take turns.
+
+    On one batch in a hundred a loss with a steep weight (beta_dpo, discopop) differs by up to 2.5e-5: there float32 alone moves the
+    gradient of plain rows by half as much, while in float64 both layouts agree to 1e-13.
+    """
     place = LOSSES.index(loss)
     world = world_of(MODELS[place % 2], torch.float32)
     examples = drawn_examples(Random(place), 3, world.backbone)
