@@ -164,6 +164,13 @@ def test_examples_of_one_image_stay_together_and_the_longest_go_first() -> None:
     assert micro_batches(batch.groups, batch.num_tokens, max_tokens=60, max_examples=None) == [[3], [0, 2], [1, 4]]
 
 
+def test_what_fits_together_is_not_cut_because_it_would_not_fit_apart() -> None:
+    """As where every example shows the same blank picture besides its own."""
+    batch = Global(images=(0, 0, 0), own=(5, 5, 5), picture=50)
+
+    assert micro_batches([[0], [1], [2]], batch.num_tokens, max_tokens=65, max_examples=None) == [[0, 1, 2]]
+
+
 def test_lengths_of_a_micro_batch_are_similar() -> None:
     """Without shared tokens, as in the plain layout: little padding."""
     batch = Global(images=(0, 1, 2, 3, 4, 5), own=(10, 90, 11, 91, 12, 92), picture=0)
