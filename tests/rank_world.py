@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 
 from medvlm_dpo.objectives.terms import build_objective
 from medvlm_dpo.reference import MovingReference, StartingReference
+from medvlm_dpo.steps import layout_of_run
 from medvlm_dpo.training import CellFiles, train
 
 BATCH_SIZE = 8
@@ -26,7 +27,19 @@ def run(model: Path, folder: Path, loss: str, *, micro_batch_size: int) -> None:
     folder.mkdir(parents=True)
     files = CellFiles(folder / "checkpoint", folder / "metrics.jsonl", folder / "adapter")
     objective = build_objective(loss_node(loss), batch_size=BATCH_SIZE)
-    train(backbone, objective, reference, splits, adapter=LORA, settings=settings, seed=0, files=files)
+    layout = layout_of_run(backbone, settings)
+    train(
+        backbone,
+        objective,
+        reference,
+        splits,
+        start=StartingReference(),
+        layout=layout,
+        adapter=LORA,
+        settings=settings,
+        seed=0,
+        files=files,
+    )
 
 
 def worker(rank: int, model: Path, folder: Path, losses: list[str], port_file: str) -> None:

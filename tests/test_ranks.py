@@ -35,7 +35,7 @@ def close(value: Any, expected: Any) -> bool:
 
 @pytest.mark.slow
 def test_every_loss_is_the_same_for_one_process_micro_batches_and_two_processes(untrained_model: Path, tmp_path: Path) -> None:
-    """1 x 8, 4 x 2 accumulated, 3 + 3 + 2 accumulated, and two processes with 4 each, one of which cuts its own into 3 + 1."""
+    """1 x 8, 4 x 2 accumulated, 3 + 3 + 2 accumulated, and two processes, whose shares have nearly equal tokens."""
     losses = loss_names()
     spawn(worker, (untrained_model, tmp_path, losses, str(tmp_path / "meeting")), nprocs=2)
     for loss in losses:
