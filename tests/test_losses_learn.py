@@ -25,6 +25,7 @@ from medvlm_dpo.objectives.cards import card_of
 from medvlm_dpo.objectives.terms import Objective, build_objective, weighted_loss
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.scoring import policy_values
+from medvlm_dpo.steps import layout_of_run
 from medvlm_dpo.training import CellFiles, train
 from medvlm_dpo.vocab import Batch
 
@@ -68,7 +69,18 @@ class World:
         splits: dict[str, tuple[EncodedExample, ...]] = {"train": self.examples, "validation": ()}
         lora = {key: value for key, value in group("adapter", "lora").items() if not key.startswith("_")}
         adapter = LoraSettings(**lora)
-        train(self.backbone, self.objective, self.reference, splits, adapter=adapter, settings=settings, seed=0, files=files)
+        train(
+            self.backbone,
+            self.objective,
+            self.reference,
+            splits,
+            start=StartingReference(),
+            layout=layout_of_run(self.backbone, settings),
+            adapter=adapter,
+            settings=settings,
+            seed=0,
+            files=files,
+        )
 
     @torch.no_grad()
     def served(self, *, start: bool) -> tuple[dict[str, Tensor], Batch]:
