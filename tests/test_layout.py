@@ -24,6 +24,7 @@ def with_text_config(model: Path, folder: Path, **changes: Any) -> Path:
 PACKED = "layout: packed, answers share picture and question\n"
 PLAIN = "layout: plain ({})\n"
 SHORT = PLAIN.format("the language model looks back 511 tokens only, fewer than model.max_length")
+UNKNOWN = PLAIN.format("equal values are tested for llama, mistral, qwen2; the language model is a cohere2")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,7 @@ SHORT = PLAIN.format("the language model looks back 511 tokens only, fewer than 
         ("auto", {"sliding_window": 511}, PlainLayout, SHORT),
         ("auto", {"model_type": "qwen2", "sliding_window": 511, "use_sliding_window": False}, PackedLayout, PACKED),
         ("auto", {"model_type": "qwen2", "sliding_window": 511, "use_sliding_window": True}, PlainLayout, SHORT),
+        ("auto", {"model_type": "cohere2"}, PlainLayout, UNKNOWN),
     ],
 )
 def test_choice_and_its_line(

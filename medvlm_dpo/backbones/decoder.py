@@ -17,6 +17,7 @@ from medvlm_dpo.vocab import Trees
 
 # Their layers have the same parts, so that `_last_layer` is right for all of them. Exact classes: a subclass may compute something else.
 KNOWN_DECODERS = (LlamaModel, MistralModel, Qwen2Model)
+KNOWN_TYPES = ("llama", "mistral", "qwen2")  # their `model_type`
 
 
 def prepare_decoder(decoder: Any) -> None:

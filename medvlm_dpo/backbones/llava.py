@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from medvlm_dpo.backbones import adapter as adapters
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.base import AbstractBackbone, PictureFeatures
-from medvlm_dpo.backbones.decoder import checkpoint_layers, packed_states, prepare_decoder
+from medvlm_dpo.backbones.decoder import KNOWN_TYPES, checkpoint_layers, packed_states, prepare_decoder
 from medvlm_dpo.backbones.greedy import greedy
 from medvlm_dpo.backbones.prompt import PromptEncoder, prompt_format
 from medvlm_dpo.backbones.vision import projected, tower_features, tower_identity, trained_vision
@@ -131,8 +131,14 @@ class LlavaBackbone(AbstractBackbone):
         return torch.stack([self.pixels(image) for image in images])
 
     def packing_obstacle(self) -> str | None:
-        """A sliding window counts columns, and in a row of trees other branches stand between a token and its prefix."""
+        """A sliding window counts columns, and in a row of trees other branches stand between a token and its prefix.
+
+        Other kinds of decoder may look at places in a way of their own (blocks, biases by distance), so only those are packed for which the
+        equality is tested.
+        """
         text: Any = self._config.text_config
+        if text.model_type not in KNOWN_TYPES:
+            return f"equal values are tested for {', '.join(KNOWN_TYPES)}; the language model is a {text.model_type}"
         window: int | None = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
         reaches = window is None or window >= self.encoder.max_length  # then it hides nothing of a single sequence
         return None if reaches else f"the language model looks back {window} tokens only, fewer than model.max_length"
