@@ -93,7 +93,14 @@ class Side:
             env=environment,
         )
         self._read, self._write = _opened(self._child.stdout), _opened(self._child.stdin)
-        self.facts = self._answer()
+        self._facts: dict[str, Any] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the child said when it was ready; waits for that."""
+        if self._facts is None:
+            self._facts = self._answer()
+        return self._facts
 
     def step(self) -> dict[str, Any]:
         """One optimiser step: its seconds, its loss, and the largest resident memory of the process so far."""
@@ -115,6 +122,7 @@ class Side:
         self._read.close()
 
     def _ask(self, command: str) -> dict[str, Any]:
+        _ = self.facts  # it has to be ready first
         self._write.write(command + "\n")
         self._write.flush()
         return self._answer()

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,16 +12,15 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from medvlm_dpo import training
+from medvlm_dpo.caches import starting_reference
 from medvlm_dpo.callbacks import hosted
-from medvlm_dpo.config.catalogue import compose_loss
-from medvlm_dpo.data.encoding import encode_examples
 from medvlm_dpo.metrics import LOSS, TRAIN, metric
-from medvlm_dpo.objectives.terms import build_objective
-from medvlm_dpo.reference import StartingReference
-from medvlm_dpo.steps import layout_of_run
+from medvlm_dpo.reference import AbstractReference, StartingReference
+from medvlm_dpo.reference_cache import CachedReference
 from medvlm_dpo.training import CellFiles, train
+from tests.benchmarks.cell import Cell, make_cell, open_caches
 from tests.benchmarks.gate import Gate
-from tests.benchmarks.world import SEED, backbone, lora_settings, make_pairs, read_shape, trainer_settings
+from tests.benchmarks.world import SEED, lora_settings
 
 BetweenSteps = Callable[[float | None], None]
 
@@ -38,37 +38,37 @@ class Steps(Callback):
         self._between(hosted(pl_module).metrics[metric(TRAIN, LOSS)])
 
 
-def run(folder: Path, output: Path, between: BetweenSteps, *, loss: str = "dpo", **settings: Any) -> None:
-    """A whole run on the benchmark's model.
+def run(cell: Cell, output: Path, between: BetweenSteps, *, caches: Path | None = None, seed: int = SEED) -> None:
+    """A whole run.
 
     Args:
-        folder: written by `world.write_model`.
+        cell: loaded, without adapter.
         output: a new folder.
         between: called before the first step with None, after every other one with its loss.
-        loss: a name of the catalogue.
-        settings: of the trainer, in place of the shape's.
+        caches: filled beforehand; None: the reference runs, and pictures are encoded, in every step.
+        seed: of adapter and order.
     """
-    shape = read_shape(folder)
-    chosen = trainer_settings(shape, **settings)
-    model = backbone(folder)
-    model.load()
-    examples = make_pairs(shape, model.encoder)
-    objective = build_objective(compose_loss([f"loss={loss}"]).node, batch_size=chosen.batch_size)
+    start = StartingReference() if caches is None else starting_reference(open_caches(cell, caches)[0])
     output.mkdir(parents=True, exist_ok=True)
-    start = StartingReference()
-    with one_more_callback(Steps(between)):
+    with one_more_callback(Steps(lambda loss: (refuse_computed(start), between(loss))[1])):
         train(
-            model,
-            objective,
+            cell.model,
+            cell.objective,
             start,
-            {"train": encode_examples(examples, None, model.encoder), "validation": ()},
+            {"train": cell.examples, "validation": ()},
             start=start,
-            layout=layout_of_run(model, chosen),
-            adapter=lora_settings(shape),
-            settings=chosen,
-            seed=SEED,
+            layout=cell.layout,
+            adapter=lora_settings(cell.shape),
+            settings=cell.settings,
+            seed=seed,
             files=CellFiles(output / "checkpoint", output / "metrics.jsonl", output / "adapter"),
         )
+
+
+def refuse_computed(reference: AbstractReference) -> None:
+    """A warm cache that was not warm would be measured as one."""
+    if isinstance(reference, CachedReference) and reference.num_computed:
+        raise RuntimeError(f"{reference.num_computed} micro-batches were not in the cache that was filled for them")
 
 
 def one_more_callback(callback: Callback) -> Any:
@@ -80,9 +80,14 @@ def one_more_callback(callback: Callback) -> Any:
 def main() -> None:
     """`python -m tests.benchmarks.own ARGUMENTS`, started by `gate.Side`."""
     gate, arguments = Gate(), json.loads(sys.argv[1])
-    paths = {name: Path(arguments.pop(name)) for name in ("folder", "output")}
-    gate.ready(threads=torch.get_num_threads())
-    run(**paths, between=gate.between_steps, **arguments)
+    folder, output = Path(arguments.pop("folder")), Path(arguments.pop("output"))
+    caches = arguments.pop("caches", None)
+    cell = make_cell(folder, **arguments)
+    work = cell.needed_work()
+    gate.ready(
+        threads=torch.get_num_threads(), flops=work.flops(with_reference=caches is None), tokens=work.tokens, shape=asdict(cell.shape)
+    )
+    run(cell, output, gate.between_steps, caches=None if caches is None else Path(caches))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ Every setting is the fastest sensible one for a machine without a GPU:
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from datasets import Dataset
@@ -33,6 +36,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -103,19 +107,19 @@ def lora_config(settings: LoraSettings) -> LoraConfig:
     )
 
 
-def make_trainer(folder: Path, output: Path, **changes: Any) -> RecordingTrainer:
+def make_trainer(folder: Path, output: Path, changes: Mapping[str, Any]) -> RecordingTrainer:
     """A trainer that stands before its first step.
 
     Args:
         folder: written by `world.write_model`.
         output: where TRL may write; nothing is saved there.
-        changes: settings of `DPOConfig` in place of those above.
+        changes: of the shape the folder was written with.
     """
-    shape = read_shape(folder)
+    shape = replace(read_shape(folder), **changes)
     model: Any = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
     )
-    trainer = trainer_around(model, folder, output, shape, use_cpu=True, bf16=False, **changes)
+    trainer = trainer_around(model, folder, output, shape, use_cpu=True, bf16=False)
     loaded = set_peft_model_state_dict(trainer.model, load_file(folder / ADAPTER / "adapter_model.safetensors"))
     if loaded.unexpected_keys:
         raise ValueError(f"the initial adapter does not fit TRL's model: {loaded.unexpected_keys[:3]}")
@@ -160,13 +164,22 @@ def trainer_around(model: Any, folder: Path, output: Path, shape: Shape, **chang
     return trainer
 
 
+def answers_only(wanted: bool) -> AbstractContextManager[Any]:
+    """Makes TRL's head read answer tokens only, as it does on CUDA; on a CPU it reads every position (`add_fused_lm_head`).
+
+    The kernels stay those for a CPU: the function is replaced in the one module that chooses positions by it.
+    """
+    return mock.patch.object(trl_utils, "_use_triton", return_value=True) if wanted else nullcontext()
+
+
 def main() -> None:
     """`python -m tests.benchmarks.peer ARGUMENTS`, started by `gate.Side`."""
     gate, arguments = Gate(), json.loads(sys.argv[1])
-    trainer = make_trainer(Path(arguments["folder"]), Path(arguments["output"]))
+    trainer = make_trainer(Path(arguments["folder"]), Path(arguments["output"]), arguments.get("changes", {}))
     gate.ready(threads=torch.get_num_threads())
     trainer.add_callback(Steps(gate, trainer.losses))
-    trainer.train()
+    with answers_only(arguments.get("answers_only", False)):
+        trainer.train()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The sizes of one benchmark. No torch here: the parent process reads this file and stays small."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Shape:
         vision_hidden, vision_layers: of the tower; the defaults give it LLaVA's share of the work, about 4 %.
         image_side, patch_side: in pixels.
         lora_rank: of every update; alpha is twice it.
+        family: of the language model, `mistral` or `qwen2`.
     """
 
     answer_tokens: int
@@ -36,6 +38,7 @@ class Shape:
     image_side: int = 336
     patch_side: int = 14
     lora_rank: int = 8
+    family: str = "mistral"
 
     @property
     def image_tokens(self) -> int:
@@ -48,7 +51,7 @@ class Shape:
         return 2 * self.batch_size
 
 
-TINY = {
+TINY: dict[str, Any] = {
     "hidden": 32,
     "intermediate": 64,
     "layers": 2,

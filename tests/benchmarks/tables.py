@@ -1,5 +1,6 @@
 """Markdown tables of what was measured. No torch here: the parent process stays small."""
 
+import math
 import os
 import platform
 import statistics
@@ -10,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.benchmarks.shape import Shape
+
+COMPARED_LOSSES = 5
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Measured:
         seconds: of every timed step, warm-up left out.
         losses: of all steps from the first, warm-up included.
         peak_mb: largest resident memory of its process.
+        processor_s: seconds of processor time of every timed step, over all threads; what else the machine does hardly changes them.
     """
 
     name: str
@@ -29,6 +33,12 @@ class Measured:
     seconds: tuple[float, ...]
     losses: tuple[float, ...]
     peak_mb: float
+    processor_s: tuple[float, ...] = ()
+
+    @property
+    def median_processor_s(self) -> float:
+        """Of the timed steps; not a number where it was not measured."""
+        return statistics.median(self.processor_s) if self.processor_s else math.nan
 
     @property
     def median_s(self) -> float:
@@ -60,31 +70,52 @@ class Comparison:
 
     @property
     def loss_difference(self) -> float:
-        """Largest difference of two losses of the same step."""
-        return max(abs(own - peer) for own, peer in zip(self.own.losses, self.peer.losses, strict=True))
+        """Largest difference of two losses of the same step, among the first that both did."""
+        return max(abs(own - peer) for own, peer in list(zip(self.own.losses, self.peer.losses, strict=False))[:COMPARED_LOSSES])
+
+    @property
+    def num_losses(self) -> int:
+        """How many losses were compared."""
+        return min(len(self.own.losses), len(self.peer.losses), COMPARED_LOSSES)
 
 
 def comparison_table(measured: Sequence[Measured], peer_name: str) -> str:
     """Every side of every shape beside the peer on that shape."""
     peers = {result.shape: result for result in measured if result.name == peer_name}
     header = (
-        "answer tokens", "vocabulary", "side", "s a step, median (min-max)", "pairs/s", "times TRL's", "peak MB", "of TRL's",
-        "largest difference of losses",
+        "answer tokens", "vocabulary", "side", "s a step, median (min-max)", "CPU s", "pairs/s", "times TRL's", "by CPU s", "peak MB",
+        "of TRL's", "largest difference of losses (of how many)",
     )  # fmt: skip
     rows = []
     for result in measured:
         compared = Comparison(result, peers[result.shape]) if result.shape in peers and result.name != peer_name else None
-        against = (f"{compared.speed:.2f}", f"{compared.memory:.2f}", f"{compared.loss_difference:.1e}") if compared else ("1", "1", "-")
-        speed, memory, difference = against
+        speed, by_processor, memory, difference = _against(compared)
         rows.append(
             (str(result.shape.answer_tokens), f"{result.shape.vocabulary:,}", result.name, spread(result.seconds),
-             f"{result.examples_per_second:.3f}", speed, f"{result.peak_mb:,.0f}", memory, difference)
+             f"{result.median_processor_s:.2f}", f"{result.examples_per_second:.3f}", speed, by_processor, f"{result.peak_mb:,.0f}", memory,
+             difference)
         )  # fmt: skip
     return markdown(header, rows)
 
 
+def _against(compared: Comparison | None) -> tuple[str, str, str, str]:
+    if compared is None:
+        return "1", "1", "1", "-"
+    return (
+        f"{compared.speed:.2f}",
+        factor(compared.peer.median_processor_s, compared.own.median_processor_s),
+        f"{compared.memory:.2f}",
+        f"{compared.loss_difference:.1e} ({compared.num_losses})",
+    )
+
+
+def factor(slow_s: float, fast_s: float) -> str:
+    """How many times as fast."""
+    return f"{slow_s / fast_s:.2f}"
+
+
 def loss_table(measured: Sequence[Measured], number: int = 5) -> str:
-    """The first losses of every side."""
+    """The first losses of every side that did as many steps."""
     header = ("answer tokens", "vocabulary", "side", *(f"step {step + 1}" for step in range(number)))
     rows = [
         (str(result.shape.answer_tokens), f"{result.shape.vocabulary:,}", result.name, *(f"{loss:.6f}" for loss in result.losses[:number]))

@@ -7,10 +7,13 @@ import torch
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from medvlm_dpo.data.sampler import step_examples
-from tests.benchmarks.bench import ENTRANTS, MAIN, PEER, TARGETS, measure, verdicts
+from tests.benchmarks.measuring import measure, model_folder
 from tests.benchmarks.peer import processor_of, row_of
+from tests.benchmarks.sections import ANSWERS_ONLY, PATCHED, SIDES, Effort, sweep_section
 from tests.benchmarks.shape import TINY, Shape
 from tests.benchmarks.tables import Comparison, Measured, comparison_table, loss_table, markdown, surroundings
+from tests.benchmarks.targets import EACH_STEP, MAIN, PEER, TARGETS, WARM, missed, verdicts
+from tests.benchmarks.work import NeededWork, linear_weights
 from tests.benchmarks.world import SEED, backbone, llava_config, make_pairs, stream, text_config, vision_config, write_surroundings
 
 SMALL = Shape(answer_tokens=7, vocabulary=600, text_tokens=30, **TINY)
@@ -54,15 +57,36 @@ def test_the_peer_reads_the_data_in_the_order_of_our_sampler(settings_folder: Pa
     assert [pair.id for pair in stream(SMALL, pairs)[8:12]] == [pairs[place].id for place in third]
 
 
-@pytest.mark.slow  # three processes that import torch and transformers
-def test_both_sides_compute_the_same_losses() -> None:
-    results = {result.name: result for result in measure(SMALL, ENTRANTS, warm_up=1, timed=4, threads=1)}
-    for name, result in results.items():
-        if name != PEER:
-            assert Comparison(result, results[PEER]).loss_difference < 1e-6
+@pytest.mark.slow  # six processes that import torch and transformers
+def test_all_sides_compute_the_same_losses() -> None:
+    with model_folder(SMALL) as folder:
+        ran = measure(folder, SMALL, [*SIDES, PATCHED], warm_up=1, timed=4, threads=1, wants_profile=lambda _: {WARM})
+    results = {result.name: result for result in ran.results}
+    for name in (result.name for result in ran.results if result.name != PEER):
+        assert Comparison(results[name], results[PEER]).loss_difference < 1e-6
     losses = results[PEER].losses
     assert len(losses) == 5
     assert max(losses) - min(losses) > 1e-3  # they move, or equality would say nothing
+    assert len(results[ANSWERS_ONLY].seconds) == 2
+    assert ran.flops[EACH_STEP] == 1.5 * ran.flops[WARM]
+    assert list(ran.profiles) == [WARM]
+
+
+@pytest.mark.slow  # four processes
+def test_the_second_cell_of_a_sweep_computes_no_reference_value() -> None:
+    cells, fills = sweep_section(Effort(threads=1, main=SMALL))
+    computed = [line.split("|")[-2].strip() for line in cells.splitlines()[-2:]]
+    assert computed == ["32", "0"]  # 16 pairs of two answers
+    figures = [[float(cell.replace(",", "")) for cell in line.split("|")[2:4]] for line in fills.splitlines()[-3:]]
+    assert all(rate > 0 for rate, _ in figures)
+    assert figures[2][1] > figures[1][1]  # hidden states are larger
+
+
+def test_needed_work_is_counted_by_hand() -> None:
+    shape = Shape(answer_tokens=1, vocabulary=10, hidden=4, intermediate=6, layers=2, heads=2, key_value_heads=1)
+    decoder = 2 * (2 * 4 * 4 + 2 * 4 * 2 + 3 * 4 * 6)  # queries and output, keys and values, gate, up and down
+    assert linear_weights(shape) == decoder
+    assert NeededWork(shape, tokens=7, answer_tokens=3).flops() == 4 * (decoder * 7 + 4 * 10 * 3)
 
 
 def test_a_missed_target_is_told() -> None:
@@ -72,23 +96,27 @@ def test_a_missed_target_is_told() -> None:
     fast = Measured(target.entrant, MAIN, seconds=(31.0 / target.speed,), losses=losses, peak_mb=3200)
     slow = Measured(target.entrant, MAIN, seconds=(16.0, 15.5), losses=(0.7, 0.61), peak_mb=4000)
     assert [met for met, _, _ in verdicts([peer, fast])] == [True, True, True]
+    assert missed([peer, fast]) == set()
+    assert missed([peer, slow]) == {PEER, target.entrant}
     assert [met for met, _, _ in verdicts([peer, slow])] == [False, False, False]
     assert verdicts([fast]) == []
 
 
 def test_tables_show_every_side_beside_the_peer() -> None:
-    peer = Measured(PEER, MAIN, seconds=(30.0, 31.0, 32.0), losses=(0.7, 0.6), peak_mb=8000)
-    own = Measured("ours", MAIN, seconds=(10.0,), losses=(0.7, 0.6001), peak_mb=2000)
+    peer = Measured(PEER, MAIN, seconds=(30.0, 31.0, 32.0), losses=(0.7, 0.6, 0.5), peak_mb=8000, processor_s=(60.0,))
+    own = Measured("ours", MAIN, seconds=(10.0,), losses=(0.7, 0.6001), peak_mb=2000, processor_s=(16.0,))
     lines = comparison_table([peer, own], PEER).splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")[3:7]] == [PEER, "31.00 (30.00-32.00)", "0.129", "1"]
+    assert [cell.strip() for cell in lines[2].split("|")[3:8]] == [PEER, "31.00 (30.00-32.00)", "60.00", "0.129", "1"]
     assert [cell.strip() for cell in lines[3].split("|")[3:-1]] == [
         "ours",
         "10.00 (10.00-10.00)",
+        "16.00",
         "0.400",
         "3.10",
+        "3.75",
         "2,000",
         "0.25",
-        "1.0e-04",
+        "1.0e-04 (2)",
     ]
     assert "0.600100" in loss_table([own], number=2)
     assert loss_table([own]).count("\n") == 1  # too few losses to be shown

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PretrainedConfig
+from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig, PretrainedConfig, Qwen2Config
 
 from medvlm_dpo.backbones.adapter import LoraSettings
 from medvlm_dpo.backbones.llava import LlavaBackbone, checkpoint_folder
@@ -54,8 +54,8 @@ def trainer_settings(shape: Shape, **changes: Any) -> TrainerSettings:
 
 
 def text_config(shape: Shape) -> PretrainedConfig:
-    """A small language model of Mistral's kind."""
-    return MistralConfig(
+    """A language model of the shape's family."""
+    return {"mistral": MistralConfig, "qwen2": Qwen2Config}[shape.family](
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
