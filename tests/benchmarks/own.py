@@ -48,7 +48,7 @@ def run(cell: Cell, output: Path, between: BetweenSteps, *, caches: Path | None 
         caches: filled beforehand; None: the reference runs, and pictures are encoded, in every step.
         seed: of adapter and order.
     """
-    start = StartingReference() if caches is None else starting_reference(open_caches(cell, caches)[0])
+    start = StartingReference() if caches is None else starting_reference(open_caches(cell, caches)[0], cell.model)
     output.mkdir(parents=True, exist_ok=True)
     with one_more_callback(Steps(lambda loss: (refuse_computed(start), between(loss))[1])):
         train(
