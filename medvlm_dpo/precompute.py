@@ -15,6 +15,7 @@ from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.cache.store import BlockStore, StoreError
 from medvlm_dpo.caches import reference_store, use_pictures
 from medvlm_dpo.callbacks import STEP0_TOLERANCE
+from medvlm_dpo.check import weights_content
 from medvlm_dpo.config.instantiate import call_if_any, call_target
 from medvlm_dpo.data.content import read_source
 from medvlm_dpo.data.datamodule import StepMaker
@@ -74,7 +75,8 @@ class _Asking:
         """Which examples of a split the cell will see."""
         if split != "train":
             return frozenset(range(len(examples)))
-        return training_steps(examples, replace(maker, seed=self.config["seed"]), self.settings).visited()
+        own = replace(maker, seed=self.config["seed"], batch_size=self.settings.batch_size)
+        return training_steps(examples, own, self.settings).visited()
 
 
 def _asking(cell: Mapping[str, Any]) -> _Asking:
@@ -91,6 +93,8 @@ def _fill_caches(cells: Sequence[Mapping[str, Any]], settings: CacheSettings, as
     """All cells that start from one model; `asked` are pictures of questions."""
     asking = [_asking(cell) for cell in cells]
     backbone: AbstractBackbone = call_target(cells[0]["config"]["model"])
+    if weights_content(backbone, _manifest(asking[0].config)) != cells[0]["content"]["model"]:
+        raise InputError("model: its files changed after the cells were frozen. Give the command again: changed input is another cell.")
     maker = step_maker(backbone, layout_of_run(backbone, asking[0].settings), asking[0].settings, frozenset(), seed=0)
     work = [part for same in _by_node(asking, "data") for part in _work(same, _prepared(same[0].config, backbone), backbone, maker)]
     backbone.load()

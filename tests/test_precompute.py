@@ -1,5 +1,6 @@
 """What the cells of a sweep share is computed once: counted over whole sweeps."""
 
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -145,6 +146,24 @@ def test_each_corruption_pays_for_its_own_pictures_only(untrained_model: Path, t
 def test_only_examples_that_some_cell_sees(untrained_model: Path, tmp_path: Path, passes: Passes) -> None:
     precompute(freeze(untrained_model, tmp_path, ("dpo",), (0,), trainer={"max_steps": 1}), 1)
     assert passes.by["fill"] == 2 * (4 + 4), "one step of 4 pairs, and 4 validation pairs"
+
+
+def test_each_cell_by_its_own_batch_size(untrained_model: Path, tmp_path: Path, passes: Passes) -> None:
+    folders = [
+        *freeze(untrained_model, tmp_path, ("dpo",), (0,), trainer={"max_steps": 1, "batch_size": 2}),
+        *freeze(untrained_model, tmp_path, ("ipo",), (0,), trainer={"max_steps": 1, "batch_size": 8}),
+    ]
+    precompute(folders, 1)
+    assert passes.by["fill"] == 2 * (8 + 4), "the second cell sees all 8 pairs in its one step"
+
+
+def test_weights_that_changed_since_are_refused(untrained_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(untrained_model, tmp_path / "model"))
+    folders = freeze(model, tmp_path, ("dpo",), (0,))
+    (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+    with pytest.raises(InputError, match="model: its files changed after the cells were frozen"):
+        precompute(folders, 1)
+    assert not (tmp_path / "cache").exists(), "nothing is kept under the name of other weights"
 
 
 def test_a_moving_reference_asks_for_validation_only(untrained_model: Path, tmp_path: Path, passes: Passes) -> None:
