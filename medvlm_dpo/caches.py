@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.cache.store import BlockStore
+from medvlm_dpo.data.images import CHECK_NAME
 from medvlm_dpo.reference import AbstractReference, StartingReference
 from medvlm_dpo.reference_cache import VALUES_VERSION, CachedReference, dtype_of
 from medvlm_dpo.settings import CacheSettings
@@ -24,6 +25,7 @@ def reference_store(settings: CacheSettings, backbone: AbstractBackbone, *, weig
     identity = {
         "values": VALUES_VERSION,
         "weights": weights,
+        "decoding": CHECK_NAME,
         "quantisation": None,
         "dtype": str(dtype_of(backbone)),
         "layout": layout,

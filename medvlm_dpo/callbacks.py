@@ -19,7 +19,7 @@ from medvlm_dpo.metrics import EXAMPLES_PER_SECOND, LOSS, TRAIN, metric
 from medvlm_dpo.module import PreferenceModule
 from medvlm_dpo.progress import ProgressLine
 from medvlm_dpo.reference import StartingReference
-from medvlm_dpo.reference_cache import dtype_of
+from medvlm_dpo.reference_cache import distance, dtype_of
 from medvlm_dpo.scoring import policy_values
 from medvlm_dpo.vocab import Batch, Step, TensorName
 
@@ -62,7 +62,7 @@ class StartCheck(Callback):
 def _start_difference(backbone: AbstractBackbone, batch: Batch) -> float:
     policy = policy_values(backbone, batch, [TensorName("policy", view, "", "logps") for view in batch.answers])["logps"]
     start = StartingReference().values(backbone, batch, [TensorName("reference", view, "", "logps") for view in batch.answers])["logps"]
-    return float((policy - start).abs().max())
+    return distance(policy, start, dtype_of(backbone))
 
 
 class GradientCheck(Callback):

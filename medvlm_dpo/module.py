@@ -26,6 +26,7 @@ from medvlm_dpo.objectives.diagnostics import (
 from medvlm_dpo.objectives.terms import Objective, TermOutput, weighted_loss
 from medvlm_dpo.objectives.totals import Total, add_totals, loss_totals, means_of, on_cpu
 from medvlm_dpo.reference import AbstractReference, StartingReference
+from medvlm_dpo.reference_cache import distance, dtype_of
 from medvlm_dpo.scoring import HIDDEN, REFERENCE, policy_values
 from medvlm_dpo.settings import TrainerSettings
 from medvlm_dpo.vocab import Batch, Step, TensorName, views_scored_by
@@ -166,8 +167,9 @@ class PreferenceModule(LightningModule):
         views = {name.view for name in self._all.demand.tensors if name.model == REFERENCE and name.base == "logps"}
         tokens = answers_of_views(batch, views)[batch.rows.answer_index]
         if bool(tokens.any()):
-            found = float((policy["logps"] - start["logps"])[tokens].abs().max())
-            self.start_difference = max(found, self.start_difference or 0.0)
+            found = distance(policy["logps"][tokens], start["logps"][tokens], dtype_of(self.backbone))
+            # Unlike Python's, this maximum does not lose what is not a number.
+            self.start_difference = float(torch.tensor([found, self.start_difference or 0.0], dtype=torch.float64).max())
 
     def _starts(self, step: Step) -> list[TokenValues]:
         """The starting model's values; hidden states are too large to be kept and are computed again."""

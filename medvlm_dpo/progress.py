@@ -19,7 +19,6 @@ class ProgressLine:
     def __init__(self, *, done: int, total: int) -> None:
         self._first, self._total = done, total
         self._started = self._shown = time.monotonic()
-        self._examples = 0
 
     def show(self, done: int, words: str = "") -> None:
         """Renews the line.

@@ -1,19 +1,22 @@
 """Features of the frozen vision tower, kept by picture: a later step, cell or evaluation reads them in place of running the tower."""
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import final
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.cache.blocks import Array
 from medvlm_dpo.cache.store import BlockStore, StoreError
+from medvlm_dpo.cache.tensors import array_of, tensor_of
+from medvlm_dpo.data.images import CHECK_NAME
 from medvlm_dpo.vocab import ImageSource
 
+PIXEL_PACKAGES = ("pillow", "transformers")  # decode, resize and normalise pictures
 PICTURES_PER_BLOCK = 32  # also encoded together; 38 MB of features for CLIP ViT-L/14-336 in bfloat16
 
 
@@ -38,7 +41,9 @@ class VisionCache:
         if obstacle is not None:
             raise ValueError(f"no vision cache: {obstacle}")
         self._backbone = backbone
-        self._store = BlockStore(folder, identity={"kind": "vision", **backbone.vision_identity()}, limit_gb=limit_gb)
+        # Nothing is computed again before it is used, so whatever may change the pixels on their way is named here.
+        pixels = {"decoding": CHECK_NAME, **{package: version(package) for package in PIXEL_PACKAGES}}
+        self._store = BlockStore(folder, identity={"kind": "vision", **pixels, **backbone.vision_identity()}, limit_gb=limit_gb)
 
     def fill(self, images: Sequence[ImageSource], report: Callable[[int, int], None]) -> str | None:
         """Encodes the pictures that are missing, in blocks, without gradient.
@@ -67,21 +72,8 @@ class VisionCache:
             arrays = [self._store[image.content_hash()] for image in images]
         except KeyError:
             return None
-        return _from_bits(np.stack(arrays)) if arrays else None
+        return tensor_of(np.stack(arrays)) if arrays else None
 
     def _encoded(self, images: Sequence[ImageSource]) -> dict[str, Array]:
         features = self._backbone.tower_features(images).cpu()
-        return {image.content_hash(): _to_bits(own) for image, own in zip(images, features, strict=True)}
-
-
-def _to_bits(features: Tensor) -> Array:
-    """An array of the same numbers; numpy has no bfloat16, whose bits are stored as whole numbers."""
-    bits = features.contiguous().view(torch.int16).numpy().view(np.uint16) if features.dtype == torch.bfloat16 else features.numpy()
-    return np.asarray(bits)
-
-
-def _from_bits(array: Array) -> Tensor:
-    """The tensor that `_to_bits` stored."""
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+        return {image.content_hash(): array_of(own) for image, own in zip(images, features, strict=True)}

@@ -11,11 +11,12 @@ from core_world import LORA, collated, encoded, make_backbone, make_pairs
 
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.cache.store import BlockStore
+from medvlm_dpo.cache.tensors import array_of, tensor_of
 from medvlm_dpo.data.collate import answers_of_views
 from medvlm_dpo.data.encoding import EncodedExample
 from medvlm_dpo.data.segments import PackedLayout
 from medvlm_dpo.reference import StartingReference
-from medvlm_dpo.reference_cache import CachedReference, Column, array_of, columns_of, keys_of, tensor_of
+from medvlm_dpo.reference_cache import CachedReference, Column, columns_of, distance, keys_of
 from medvlm_dpo.reference_fill import EXAMPLES_PER_BLOCK, ReferenceFill, Work
 from medvlm_dpo.scoring import HIDDEN, REFERENCE
 from medvlm_dpo.vocab import TENSOR_NAMES, VIEWS, Batch
@@ -183,6 +184,54 @@ def test_a_fill_that_was_stopped_goes_on(untrained_model: Path, tmp_path: Path) 
     assert fill.missing(world.store) == 0
 
 
+def test_a_torn_array_is_passed_over_and_made_again(untrained_model: Path, tmp_path: Path) -> None:
+    world = World(untrained_model, tmp_path, torch.float32)
+    world.fill = ReferenceFill(world.backbone, world.collated, [Work(world.examples[:2], frozenset({Column("chosen", "logps")}))])
+    world.filled()
+    (block,) = tmp_path.rglob("*.block")
+    content = bytearray(block.read_bytes())
+    content[-5] ^= 1
+    block.write_bytes(content)
+    world.store = BlockStore(tmp_path, identity={"model": "test"})
+    before = world.fill.missing(world.store)
+
+    assert world.fill.difference(world.store) < 1e-4
+
+    assert (before, world.fill.missing(world.store)) == (0, 1)
+    world.fill.fill(world.store, quiet)
+    assert world.fill.missing(world.store) == 0
+
+
+def test_every_base_is_checked(untrained_model: Path, tmp_path: Path) -> None:
+    world = World(untrained_model, tmp_path, torch.float32, number=16)
+    columns = frozenset(Column(view, base) for view in ("chosen", "rejected") for base in ("collision_logps", "logps", HIDDEN))
+    work = [Work(world.examples, columns)]
+    fill = ReferenceFill(world.backbone, world.collated, work)
+    made = dict(fill.compute([key for group in work[0].groups() for key in group]))
+    wrong = {key: array + np.float32(0.5) if key.startswith("logps/") else array for key, array in made.items()}
+    world.store.fill(work[0].groups(), lambda keys: {key: wrong[key] for key in keys}, report=quiet)
+    assert fill.difference(world.store) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_is_not_a_number_is_far_away(untrained_model: Path, tmp_path: Path) -> None:
+    world = World(untrained_model, tmp_path, torch.float32)
+    work = [Work(world.examples, frozenset({Column("chosen", "logps")}))]
+    fill = ReferenceFill(world.backbone, world.collated, work)
+    (keys,) = work[0].groups()
+    made = dict(fill.compute(keys))
+    made[keys[0]] = made[keys[0]] * np.float32("nan")
+    world.store.fill([keys], lambda asked: {key: made[key] for key in asked}, report=quiet)
+    assert np.isnan(fill.difference(world.store))
+
+
+def test_bfloat16_is_measured_by_its_mean() -> None:
+    own, other = torch.zeros(100), torch.zeros(100)
+    other[7] = 0.5
+    assert distance(own, other, torch.float32) == 0.5
+    assert distance(own, other, torch.bfloat16) == pytest.approx(0.005)
+    assert np.isnan(distance(own, other * torch.nan, torch.bfloat16))
+
+
 @pytest.mark.parametrize("base", ["logps", HIDDEN])
 def test_stored_arrays_of_another_model_are_noticed(untrained_model: Path, tmp_path: Path, base: str) -> None:
     world = World(untrained_model, tmp_path, torch.float32)
@@ -199,5 +248,5 @@ def test_bits_of_bfloat16_survive() -> None:
     values = torch.randn((3, 4), generator=torch.Generator().manual_seed(0)).bfloat16()
     stored = array_of(values)
     assert stored.dtype == np.uint16
-    assert torch.equal(tensor_of(stored, torch.bfloat16), values)
-    assert torch.equal(tensor_of(array_of(values.double()), torch.bfloat16), values.double())
+    assert torch.equal(tensor_of(stored), values)
+    assert torch.equal(tensor_of(array_of(values.double())), values.double())

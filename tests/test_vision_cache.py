@@ -12,6 +12,7 @@ from core_world import LORA, PROMPT, collated, encoded, make_backbone, make_pair
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from medvlm_dpo import vision_cache
 from medvlm_dpo.backbones.llava import LlavaBackbone
 from medvlm_dpo.data.phantom.pairs import PhantomImage
 from medvlm_dpo.data.segments import Layout, PackedLayout, PlainLayout
@@ -215,6 +216,16 @@ def test_features_are_those_of_the_tower_and_its_pictures(change: str, untrained
 
     assert (found is None) == other_features
     assert torch.equal(other.tower_features(IMAGES), kept(cache, IMAGES)) != other_features
+
+
+@pytest.mark.parametrize("name", ["CHECK_NAME", "version"])
+def test_other_ways_to_pixels_have_features_of_their_own(
+    name: str, untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make_backbone(untrained_model)
+    filled(backbone, tmp_path)
+    monkeypatch.setattr(vision_cache, name, {"CHECK_NAME": "image-0", "version": lambda _: "0"}[name])
+    assert VisionCache(backbone, tmp_path).features(IMAGES) is None
 
 
 def test_a_dtype_has_features_of_its_own(untrained_model: Path, tmp_path: Path) -> None:
