@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from medvlm_dpo.logps import FUNCTIONS, READINGS, Head, LogProbs, TokenValues, log_probs
 
@@ -140,7 +141,8 @@ class _Values(torch.autograd.Function):
         return tuple(values[name] for name in names)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    @once_differentiable  # the rows are numbers by now: a second derivative would be wrong, so it is refused
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's type
         """Scales the rows formed in the loop and adds them up."""
         total = ctx.like.new_zeros(ctx.shape)
         for name, grad in zip(ctx.names, grads, strict=True):

@@ -74,7 +74,7 @@ class ReferenceFill:
     def _checked(self, store: BlockStore) -> list[str]:
         """Some keys of every base, spread over what is stored.
 
-        Not of bases that read the corrupted picture's likeliest token: rounding may choose another one, and values nats apart are both right.
+        Not of bases that read the corrupted picture's likeliest token: rounding may choose another, and values nats apart are both right.
         """
         by_base: dict[str, list[str]] = {}
         for key, (_, column) in self._owners.items():

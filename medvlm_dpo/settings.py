@@ -98,7 +98,7 @@ class DecodingSettings:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What cells share on disk instead of computing it again. Changes time, not results.
+    """What cells share on disk instead of computing it again. Changes time, and results by rounding only.
 
     Args:
         folder: where; may be shared with others, and read only.

@@ -128,6 +128,19 @@ def test_the_gradient_is_scaled_by_what_comes_back() -> None:
     close(torch.autograd.grad(totals[0], made.hidden)[0], whole)
 
 
+def test_a_second_derivative_is_refused() -> None:
+    hidden = torch.randn((3, 4), dtype=torch.float64, requires_grad=True)
+    everything = torch.ones(3, dtype=torch.bool)
+    weight = torch.randn((7, 4), dtype=torch.float64)
+    values = token_values(
+        hidden, torch.tensor([0, 1, 2]), {"logps": Wanted(everything, everything)}, lambda states: states @ weight.T, compared=Compared()
+    )["logps"]
+    scale = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad((values * scale).sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_values_of_lower_precision_are_float32(dtype: torch.dtype) -> None:
     made = Made(6)
