@@ -240,6 +240,21 @@ def test_an_adapter_that_is_not_fresh_stops_the_run(untrained_model: Path, tmp_p
     assert train_lines(tmp_path) == []
 
 
+def test_a_start_that_is_not_a_number_stops_the_run(untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, called = StartingReference.values, list[Batch]()
+
+    def wrong_once(self: StartingReference, backbone: AbstractBackbone, batch: Batch, names: Collection[TensorName]) -> TokenValues:
+        called.append(batch)
+        factor = math.nan if len(called) == 1 else 1.0
+        return {base: values * factor for base, values in right(self, backbone, batch, names).items()}
+
+    monkeypatch.setattr(StartingReference, "values", wrong_once)
+
+    with pytest.raises(TrainingStoppedError, match="step 0: the fresh adapter changes per-token log-probs by nan"):
+        run_training(untrained_model, tmp_path, "sft", validation=8)
+    assert len(called) > 1, "a later micro-batch that agrees does not hide it"
+
+
 def test_a_tensor_without_gradient_stops_the_run(untrained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = LlavaBackbone.add_adapter
 
