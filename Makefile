@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SLOW_MINUTES ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow coverage mutants bench check docs fmt clean
+.PHONY: help venv demo test test-slow coverage mutants bench bench-gpu check docs fmt clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,6 +43,9 @@ mutants: $(STAMP)  ## small mistakes in every loss; prints how many the golden n
 
 bench: $(STAMP)  ## our training step beside TRL's, on this CPU: speed, memory, losses; BENCH=--quick for the main shape only
 	$(BIN)/python -m tests.benchmarks.bench $(BENCH)
+
+bench-gpu: $(STAMP)  ## the same on the true 7B shapes and one CUDA GPU; without one it says so and exits with 2
+	$(BIN)/python -m tests.benchmarks.bench_gpu $(BENCH)
 
 check: $(STAMP)  ## format, lint, types, import layers, spelling, docs, wheel
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 
+from tests.benchmarks.gate import end_orderly
 from tests.benchmarks.sections import SECTIONS, Effort
 from tests.benchmarks.tables import surroundings
 
@@ -24,6 +25,7 @@ def main() -> None:
     chosen = parser.parse_args()
     effort = Effort(warm_up=chosen.warm_up, timed=chosen.timed or (4 if chosen.quick else 5), threads=chosen.threads, quick=chosen.quick)
     wanted = [chosen.only] if chosen.only else ["main"] if chosen.quick else list(SECTIONS)
+    end_orderly()
     print(surroundings(chosen.threads), flush=True)
     for name in wanted:
         started = time.monotonic()

@@ -141,13 +141,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def surroundings(threads: int) -> str:
+def surroundings(threads: int, computed_in: str = "float32, no activation checkpointing") -> str:
     """Date, machine and versions, for the line above a table; the load says whether the machine was quiet."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
     load = os.getloadavg()[0]
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {processor_name()}, {os.cpu_count()} cores, {threads} threads, load {load:.1f} at the start; "
-        f"Python {platform.python_version()}, {libraries}; float32, no activation checkpointing"
+        f"Python {platform.python_version()}, {libraries}; {computed_in}"
     )
 
 

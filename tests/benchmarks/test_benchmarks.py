@@ -7,6 +7,7 @@ import torch
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from medvlm_dpo.data.sampler import step_examples
+from tests.benchmarks import bench_gpu
 from tests.benchmarks.measuring import measure, model_folder
 from tests.benchmarks.peer import processor_of, row_of
 from tests.benchmarks.sections import ANSWERS_ONLY, PATCHED, SIDES, Effort, sweep_section
@@ -122,3 +123,37 @@ def test_tables_show_every_side_beside_the_peer() -> None:
     assert loss_table([own]).count("\n") == 1  # too few losses to be shown
     assert markdown(("a", "long"), [("wide", "b")]) == "| a    | long |\n| ---- | ---- |\n| wide | b    |"
     assert "2 threads" in surroundings(2)
+
+
+@pytest.mark.parametrize(
+    ("device", "tflops", "peak"), [("NVIDIA H200", None, 989e12), ("NVIDIA A100-SXM4-80GB", None, 312e12), ("another", 50.0, 50e12)]
+)
+def test_the_peak_of_a_device(device: str, tflops: float | None, peak: float) -> None:
+    assert bench_gpu.peak_flops(device, tflops) == peak
+
+
+def test_a_device_of_unknown_peak_is_refused() -> None:
+    with pytest.raises(SystemExit, match="--peak-tflops"):
+        bench_gpu.peak_flops("another", None)
+
+
+def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["bench_gpu"])
+    with pytest.raises(SystemExit) as ended:
+        bench_gpu.main()
+    assert ended.value.code == 2
+    assert "no CUDA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("shape", "billions"), [(bench_gpu.MISTRAL, 6.98), (bench_gpu.QWEN2, 6.53)])
+def test_the_shapes_have_seven_billion_weights(shape: Shape, billions: float) -> None:
+    assert round(linear_weights(shape) / 1e9, 2) == billions  # without embedding and head
+
+
+def test_gpu_targets_are_told() -> None:
+    peer = Measured(PEER, bench_gpu.MISTRAL, seconds=(3.0,), losses=(), peak_mb=60_000)
+    rows = [("LLaVA-Med", Measured(WARM, bench_gpu.MISTRAL, (1.0,), (), 30_000), peer, share) for share in (0.5, 0.4)]
+    assert [line.split()[1] for line in bench_gpu.verdicts(rows)] == ["met:", "met:", "met:", "MISSED:"]
+    assert "| 3.00 " in bench_gpu.table(rows)
+    assert "| 50 % " in bench_gpu.table(rows)
