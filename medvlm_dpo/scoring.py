@@ -9,7 +9,7 @@ from torch import Tensor
 from medvlm_dpo.backbones.base import AbstractBackbone
 from medvlm_dpo.chunks import Compared, HiddenStates, Wanted, token_values
 from medvlm_dpo.data.collate import answers_of_views
-from medvlm_dpo.data.segments import rows_of_answers
+from medvlm_dpo.data.pruning import rows_of_answers
 from medvlm_dpo.logps import TokenValues, answer_lengths, places_within
 from medvlm_dpo.vocab import BASES, CLEAN_VIEWS, Batch, Rows, TensorName, corrupt_view, views_scored_by
 

@@ -12,7 +12,8 @@ from packing_world import Shown, check_every_token, check_rows, check_spans, dis
 from pictures import Picture
 from torch import Tensor
 
-from medvlm_dpo.data.segments import Layout, PackedLayout, PlainLayout, Scored, _shelves, rows_of_answers
+from medvlm_dpo.data.pruning import rows_of_answers
+from medvlm_dpo.data.segments import Layout, PackedLayout, PlainLayout, Scored, _shelves
 from medvlm_dpo.vocab import ImageSource, Rows
 
 LAW = settings(max_examples=150, deadline=None, derandomize=True)
