@@ -1,11 +1,14 @@
 """Work in child processes, forked by a helper that has imported torch once: the driver itself never does."""
 
+import ctypes
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -15,6 +18,7 @@ from medvlm_dpo.config.instantiate import call_target, check_targets, locate
 from medvlm_dpo.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def fork_server(functions: Sequence[str]) -> ForkServerContext:
@@ -56,7 +60,7 @@ def call_in_child(function: str, arguments: Sequence[Any], functions: Sequence[s
         process.join()
         raise RuntimeError(f"{function}: its process ended with exit code {process.exitcode} and no answer (out of memory?)") from None
     except KeyboardInterrupt:
-        process.kill()  # it only reads
+        process.kill()  # it reads, or writes files that appear whole or not at all
         raise
     process.join()
     if kind == "problems":
@@ -107,6 +111,7 @@ def add_import_folders(folders: Sequence[str]) -> None:
 
 
 def _answer(sender: Connection, function: str, arguments: tuple[Any, ...], folders: list[str]) -> None:
+    _die_with_parent()
     add_import_folders(folders)
     try:
         sender.send(("value", locate(function)(*arguments)))
@@ -114,6 +119,15 @@ def _answer(sender: Connection, function: str, arguments: tuple[Any, ...], folde
         sender.send(("problems", error.problems))
     except Exception:
         sender.send(("bug", traceback.format_exc()))
+
+
+def _die_with_parent() -> None:
+    """Nobody waits for the answer of a driver that was killed: its helper process ends then, and this one with it."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):  # Linux only: https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended just before
+        os._exit(1)
 
 
 def _lead_children_to(root: Path) -> None:

@@ -11,6 +11,18 @@ from medvlm_dpo.settings import CacheSettings
 from medvlm_dpo.vision_cache import VisionCache
 
 
+def place_of(settings: CacheSettings, kind: str) -> Path:
+    """The folder of one kind of cache, `reference` or `pictures`."""
+    return Path(settings.folder).expanduser() / kind
+
+
+def folder_problems(settings: CacheSettings) -> list[str]:
+    """Why the cache cannot lie where the settings put it; a place that can only be read is none."""
+    places = (place_of(settings, "reference"), *place_of(settings, "reference").parents)
+    existing = next(place for place in places if place.exists())
+    return [] if existing.is_dir() else [f"cache.folder={settings.folder}: {existing} is a file, so no folder can be there; give another"]
+
+
 def reference_store(settings: CacheSettings, backbone: AbstractBackbone, *, weights: str, layout: str) -> BlockStore | None:
     """The store of one starting model's values; None where the settings switch it off.
 
@@ -30,14 +42,14 @@ def reference_store(settings: CacheSettings, backbone: AbstractBackbone, *, weig
         "dtype": str(dtype_of(backbone)),
         "layout": layout,
     }
-    return BlockStore(Path(settings.folder) / "reference", identity=identity, limit_gb=settings.limit_gb)
+    return BlockStore(place_of(settings, "reference"), identity=identity, limit_gb=settings.limit_gb)
 
 
 def use_pictures(settings: CacheSettings, backbone: AbstractBackbone) -> VisionCache | None:
     """Lets a loaded backbone read features of pictures from the cache; None where the settings or a trained tower switch it off."""
     if not settings.pictures or backbone.vision_obstacle() is not None:
         return None
-    cache = VisionCache(backbone, Path(settings.folder) / "pictures", limit_gb=settings.limit_gb)
+    cache = VisionCache(backbone, place_of(settings, "pictures"), limit_gb=settings.limit_gb)
     backbone.use_vision_cache(cache)
     return cache
 

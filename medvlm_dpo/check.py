@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medvlm_dpo.backbones.base import AbstractBackbone
+from medvlm_dpo.caches import folder_problems
 from medvlm_dpo.config.catalogue import catalogue, choices_of, compose_loss, loss_names
 from medvlm_dpo.config.identity import CheckedCell
 from medvlm_dpo.config.instantiate import call_if_any, call_target, check_targets
@@ -28,7 +29,7 @@ from medvlm_dpo.preparation import (
     unmatched_problems,
 )
 from medvlm_dpo.reference import AbstractReference
-from medvlm_dpo.settings import DecodingSettings, TrainerSettings
+from medvlm_dpo.settings import CacheSettings, DecodingSettings, TrainerSettings
 
 Config = Mapping[str, Any]
 
@@ -105,7 +106,8 @@ def _check_cell(config: Config, parts: _Parts) -> CheckedCell:
     collector = _Collector(config)
     trainer: TrainerSettings | None = collector.built("trainer")
     collector.built("adapter")
-    collector.built("cache")
+    cache: CacheSettings | None = collector.built("cache")
+    collector.problems += folder_problems(cache) if cache is not None else []
     decoding: DecodingSettings | None = collector.built("decoding")
     collector.problems += _loss_problems(config)
     reference: AbstractReference | None = collector.built("reference")

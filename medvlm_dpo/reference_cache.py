@@ -99,6 +99,8 @@ class CachedReference(AbstractReference):
             arrays = [self._arrays[entry.key] for entry in entries]
         except KeyError:
             self.num_computed += 1
+            if self.num_computed == 1:
+                print("\nreference values of some examples are not in the cache; they are computed at every step")
             return StartingReference().values(backbone, batch, names)
         lengths = answer_lengths(batch).tolist()
         starts = np.concatenate([[0], np.cumsum(lengths)])

@@ -113,6 +113,9 @@ class CacheSettings:
     limit_gb: float | None
 
     def __post_init__(self) -> None:
-        """Raises InputError on a limit that is none."""
+        """Raises InputError on values that name no place or no limit."""
+        problems = ["cache.folder is empty; name a folder, or use cache=none"] if not self.folder.strip() else []
         if self.limit_gb is not None and not 0 < self.limit_gb < math.inf:
-            raise InputError(f"cache.limit_gb must be > 0 or null, got {self.limit_gb}")
+            problems.append(f"cache.limit_gb must be > 0 or null, got {self.limit_gb}")
+        if problems:
+            raise InputError(problems)

@@ -51,6 +51,9 @@ FAKES = dedent(
     def precompute(folders, threads):
         if os.environ.get("PRECOMPUTE") == "raise":
             raise KeyError("a bug in what comes first")
+        if os.environ.get("PRECOMPUTE") == "wait":
+            Path(folders[0], "precompute.pid").write_text(str(os.getpid()))
+            time.sleep(60)
         print(f"precomputed for {len(folders)} cells with {threads} threads", flush=True)
 
 

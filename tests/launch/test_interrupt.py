@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from launch_world import World
+
+T = TypeVar("T")
 
 
 def wait_for_running_cell(world: World, process: subprocess.Popen[str]) -> Path:
@@ -100,3 +104,21 @@ def test_politely_killed_cell_does_not_stop_the_others(world: World) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
     assert sorted(json.loads((folder / "status.json").read_text())["state"] for folder in world.cells()) == ["finished", "interrupted"]
+
+
+def test_what_comes_before_the_cells_ends_with_a_killed_driver(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECOMPUTE", "wait")
+    driver = world.begin()
+    pid = int(until(lambda: "".join(file.read_text() for file in world.output.glob("cells/*/precompute.pid"))))
+    driver.kill()
+    driver.communicate()
+    assert until(lambda: not Path(f"/proc/{pid}").exists() or "(zombie)" in Path(f"/proc/{pid}/status").read_text())
+
+
+def until(look: Callable[[], T]) -> T:
+    """What a look gives as soon as it is something."""
+    deadline = time.monotonic() + 60
+    while not (found := look()):
+        assert time.monotonic() < deadline, "nothing came"
+        time.sleep(0.05)
+    return found
