@@ -193,5 +193,6 @@ def make_world(folder: Path) -> World:
     for name, node in GROUPS.items():
         write_choice(folder / "conf", name, node)
     for task in ("train", "evaluate"):
-        write_choice(folder / "conf", f"task/fake_{task}", {"_target_": f"launch.tasks.{task}", "_partial_": True, **FUNCTIONS})
+        functions = {name: function for name, function in FUNCTIONS.items() if task == "train" or name != "precompute"}
+        write_choice(folder / "conf", f"task/fake_{task}", {"_target_": f"launch.tasks.{task}", "_partial_": True, **functions})
     return World(folder)
