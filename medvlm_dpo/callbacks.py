@@ -48,8 +48,9 @@ class StartCheck(Callback):
         difference = module.start_difference
         if difference is None:
             difference = _start_difference(module.backbone, batch.batches[0])
-        tolerance = STEP0_TOLERANCE.get(dtype_of(module.backbone), 1e-4)
-        print(f"step 0: policy and start differ by at most {difference:.1e} nats a token (allowed {tolerance:g})")
+        dtype = dtype_of(module.backbone)
+        tolerance, measured = STEP0_TOLERANCE.get(dtype, 1e-4), "on average by" if dtype == torch.bfloat16 else "by at most"
+        print(f"step 0: policy and start differ {measured} {difference:.1e} nats a token (allowed {tolerance:g})")
         if not difference <= tolerance:
             raise TrainingStoppedError(
                 f"step 0: the fresh adapter changes per-token log-probs by {difference:.3g} nats (allowed {tolerance:g}), so the policy "
